@@ -33,6 +33,8 @@ SMALLER = {
     "train configs/shakespeare-char-cpu.toml": ["--set", "train.steps=20", "--set", "validation.windows=8"],
     "train configs/chat.toml": ["--set", "train.steps=3", "--set", "data.documents=40", "--set", "validation.completions=2"],
     "preview configs/chat.toml": ["--set", "data.documents=40"],
+    "preview configs/chat-dpo.toml": ["--set", "data.documents=40"],
+    "train configs/chat-dpo.toml": ["--set", "data.documents=40", "--set", "validation.completions=2"],
     "plan configs/chat-lora.toml": ["--set", "lora.rank=4"],
     "train configs/chat-lora.toml": ["--set", "lora.rank=4", "--set", "train.epochs=1"],
     "preview configs/translate-decoder.toml": ["--set", "data.documents=40"],

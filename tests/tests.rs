@@ -69,6 +69,7 @@ mod pairs; // sources with targets, masked tokens, and what to do with such mode
 mod parity; // import and export of transformers models
 mod peft; // adapters of PEFT: logits, gradients, commands
 mod peft_damage; // damaged folders of adapters
+mod preferences; // pairs of completions, and what a run forgets
 mod quantized; // 8- and 4-bit weights
 mod quantized_export; // ... in files of other programs
 mod random_models; // random small models that cover every option

@@ -22,6 +22,10 @@ pub enum Builtin {
     /// Conversations about short stories ([`StoryChats`](crate::StoryChats)).
     #[serde(rename = "stories_chat")]
     StoriesChat,
+    /// The same conversations, each with a wrong last reply to compare with the right one
+    /// ([`StoryChats::wrong_reply`](crate::StoryChats::wrong_reply)).
+    #[serde(rename = "stories_preferences")]
+    StoriesPreferences,
 }
 
 /// Which messages of a conversation are trained: their tokens are targets of the loss.
@@ -111,7 +115,7 @@ pub struct DataConfig {
     pub separator: Option<String>,
     /// The field of a `.jsonl` line that contains the document.
     pub field: String,
-    /// A built-in corpus: `stories`, `statquest` or `stories_chat`.
+    /// A built-in corpus: `stories`, `statquest`, `stories_chat` or `stories_preferences`.
     pub builtin: Option<Builtin>,
     /// Seed of the built-in stories and of the conversations about them.
     pub seed: u64,
@@ -230,7 +234,7 @@ impl DataConfig {
         }
         self.split.validate()?;
         let has_sentences = self.pairs.iter().any(|path| is_pairs_name(path));
-        let has_stories = matches!(self.builtin, Some(Builtin::Stories | Builtin::StoriesChat));
+        let has_stories = !matches!(self.builtin, None | Some(Builtin::Statquest));
         if self.documents == 0 && (has_sentences || has_stories) {
             return Err(DataError::config(
                 "documents = 0 would generate an empty corpus; hint: remove the key to use the default",
@@ -284,7 +288,9 @@ impl DataConfig {
     /// assert!(!config.has_conversations());
     /// ```
     pub fn has_conversations(&self) -> bool {
-        !self.conversations.is_empty() || self.builtin == Some(Builtin::StoriesChat)
+        let is_chat =
+            |builtin| matches!(builtin, Builtin::StoriesChat | Builtin::StoriesPreferences);
+        !self.conversations.is_empty() || self.builtin.is_some_and(is_chat)
     }
 
     /// Whether the data are pairs of a source and a target.

@@ -1,5 +1,7 @@
 //! Training batches, addressed by step.
 
+use std::ops::Range;
+
 use crate::batch::{TokenBatch, check_size};
 use crate::error::DataError;
 use crate::masked::{MaskedRows, MaskedTokens};
@@ -86,6 +88,11 @@ enum Rows {
         samples: Samples,
         order: SampleOrder,
     },
+    /// Samples 2i and 2i + 1 are pair i.
+    Pairs {
+        samples: Samples,
+        order: SampleOrder,
+    },
 }
 
 impl Loader {
@@ -148,8 +155,7 @@ impl Loader {
         check_samples(&samples, "training", config.context_length)?;
         if config.packing == Packing::Samples && samples.layout() == SampleLayout::EncoderDecoder {
             return Err(DataError::config(
-                "data.packing = \"samples\" does not pack the sources of an encoder-decoder; hint: leave out data.packing"
-                    .to_string(),
+                "data.packing = \"samples\" does not pack the sources of an encoder-decoder; hint: leave out data.packing",
             ));
         }
         let per_step = config.batch_size * config.grad_accum_steps;
@@ -186,6 +192,71 @@ impl Loader {
         self
     }
 
+    /// Creates a loader for pairs of samples: samples 2i and 2i + 1 are pair i, and they are rows 2k and 2k + 1 of one
+    /// micro-batch. `batch_size` is a number of pairs, and so is a number of sequences; order and lengths are those of
+    /// [`from_samples`](Self::from_samples), with the longer sample of each pair.
+    ///
+    /// # Errors
+    /// As [`from_samples`](Self::from_samples), and [`DataError::Config`] for an odd number of samples.
+    ///
+    /// ```
+    /// use nextword_data::{Loader, LoaderConfig, SamplesBuilder};
+    ///
+    /// let mut builder = SamplesBuilder::default();
+    /// for id in 0..6 {
+    ///     builder.push(&[9, id], &[1..2])?;
+    /// }
+    /// let config = LoaderConfig { context_length: 4, batch_size: 3, ..LoaderConfig::default() };
+    /// let loader = Loader::from_pairs(builder.finish(), config)?;
+    /// let (batch, pairs) = (loader.batch(0, 0)?, loader.indices(0, 0));
+    /// assert_eq!((batch.batch, loader.sequences_per_epoch()), (6, 3));
+    /// for (pair, rows) in pairs.into_iter().zip(batch.targets.chunks(2 * batch.seq)) {
+    ///     assert_eq!((rows[0], rows[batch.seq]), (2 * pair as u32, 2 * pair as u32 + 1));
+    /// }
+    /// # Ok::<(), nextword_data::DataError>(())
+    /// ```
+    pub fn from_pairs(samples: Samples, config: LoaderConfig) -> Result<Self, DataError> {
+        check(&config)?;
+        check_size(2 * config.batch_size, config.context_length)?;
+        if config.packing == Packing::Samples {
+            return Err(DataError::config(
+                "data.packing = \"samples\" does not pack pairs; hint: leave out data.packing",
+            ));
+        }
+        check_samples(&samples, "training", config.context_length)?;
+        if !samples.len().is_multiple_of(2) {
+            return Err(DataError::config(format!(
+                "{} samples are not pairs; hint: give an even number of them",
+                samples.len()
+            )));
+        }
+        let per_step = config.batch_size * config.grad_accum_steps;
+        let order = SampleOrder::of_pairs(&samples, per_step, config.seed);
+        Ok(Self {
+            rows: Rows::Pairs { samples, order },
+            config,
+        })
+    }
+
+    /// The samples of micro-batch `micro` of step `step` by their index, in the order of its rows; for a loader of pairs
+    /// the pairs, in the order of their rows. Empty for a loader of tokens.
+    pub fn indices(&self, step: u64, micro: usize) -> Vec<usize> {
+        match &self.rows {
+            Rows::Windows { .. } => Vec::new(),
+            Rows::Samples { order, .. } | Rows::Pairs { order, .. } => {
+                let sequences = self.sequences(step, micro);
+                sequences.flat_map(|sequence| order.row(sequence)).collect()
+            }
+        }
+    }
+
+    /// The numbers of the sequences of a micro-batch.
+    fn sequences(&self, step: u64, micro: usize) -> Range<u64> {
+        let batch_size = self.config.batch_size;
+        let first = step * self.sequences_per_step() as u64 + (micro * batch_size) as u64;
+        first..first + batch_size as u64
+    }
+
     /// The loader's settings.
     pub fn config(&self) -> &LoaderConfig {
         &self.config
@@ -200,7 +271,7 @@ impl Loader {
     pub fn sequences_per_epoch(&self) -> usize {
         match &self.rows {
             Rows::Windows { windows, .. } => windows.per_epoch(),
-            Rows::Samples { order, .. } => order.rows_per_epoch(),
+            Rows::Samples { order, .. } | Rows::Pairs { order, .. } => order.rows_per_epoch(),
         }
     }
 
@@ -258,7 +329,9 @@ impl Loader {
                 ..
             } => masked.share() * windows.targets_per_epoch() as f64,
             Rows::Windows { windows, .. } => windows.targets_per_epoch() as f64,
-            Rows::Samples { samples, .. } => samples.trained_count() as f64,
+            Rows::Samples { samples, .. } | Rows::Pairs { samples, .. } => {
+                samples.trained_count() as f64
+            }
         };
         self.sequences_per_step() as f64 * targets / self.sequences_per_epoch() as f64
     }
@@ -275,11 +348,18 @@ impl Loader {
             padding_id,
             ..
         } = self.config;
-        let first = step * self.sequences_per_step() as u64 + (micro * batch_size) as u64;
-        let sequences = first..first + batch_size as u64;
+        let sequences = self.sequences(step, micro);
         let (tokens, windows, masked) = match &self.rows {
             Rows::Samples { samples, order } => {
                 let rows: Vec<Vec<usize>> = sequences.map(|sequence| order.row(sequence)).collect();
+                let seq = padded_length(order.longest_in_step(step), context_length);
+                return samples.rows(&rows, seq, padding_id);
+            }
+            Rows::Pairs { samples, order } => {
+                let pairs = sequences.flat_map(|sequence| order.row(sequence));
+                let rows: Vec<Vec<usize>> = pairs
+                    .flat_map(|pair| [vec![2 * pair], vec![2 * pair + 1]])
+                    .collect();
                 let seq = padded_length(order.longest_in_step(step), context_length);
                 return samples.rows(&rows, seq, padding_id);
             }

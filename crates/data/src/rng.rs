@@ -19,4 +19,6 @@ pub(crate) mod stream {
     pub(crate) const STORY_CHATS: u64 = 1 << 41;
     /// Draw `i` of the bilingual grammar uses stream `TRANSLATIONS + i`.
     pub(crate) const TRANSLATIONS: u64 = 1 << 42;
+    /// The wrong replies about story `i` use streams of `WRONG_REPLIES + i`.
+    pub(crate) const WRONG_REPLIES: u64 = 1 << 43;
 }

@@ -38,4 +38,6 @@ mod text;
 pub use error::EvalError;
 pub use loss::{LossReport, attention_mask, batch_context, batch_tokens, evaluate};
 pub use tasks::{TaskReport, evaluate_task, evaluate_task_with};
-pub use text::{EvalProgress, TextReport, TextSettings, evaluate_text, evaluate_text_with};
+pub use text::{
+    EvalProgress, TextReport, TextSettings, evaluate_text, evaluate_text_with, text_windows,
+};

@@ -142,13 +142,91 @@ pub fn evaluate_text_with(
     if tokens > vocab_size {
         return Err(EvalError::WrongTokenizer { tokens, vocab_size });
     }
+    let context_length = model.config().context_length;
+    let text = read(
+        tokenizer,
+        special,
+        chunks,
+        (settings.packing, context_length),
+        on_progress,
+    )?;
+    let all = text.windows.len() as u64;
+    let mut on_batch = |done: usize| {
+        let done = done as u64;
+        on_progress(EvalProgress::Windows { done, all });
+    };
+    let loss = evaluate_with(model, &text.windows, settings.batch_size, &mut on_batch)?;
+    Ok(TextReport {
+        loss: loss.with_bytes(text.bytes),
+        documents: text.documents,
+        bytes: text.bytes,
+        unknown: text.unknown,
+        parts: text.parts,
+        counts_eos: text.around.suffix.is_some(),
+        prefix: text.around.prefix,
+    })
+}
+
+/// The windows in which [`evaluate_text`] evaluates documents, of at most `context_length` tokens: to evaluate the same
+/// text several times, such as during training.
+///
+/// # Errors
+/// [`EvalError::TooShort`] if there are too few tokens, and the first error of `chunks`.
+///
+/// ```
+/// use nextword_data::{Packing, TextChunk, TokenizerConfig};
+/// use nextword_eval::text_windows;
+/// use nextword_model::ModelTokens;
+///
+/// let tokenizer = TokenizerConfig::chars().build("to be or not")?;
+/// let chunk = TextChunk { text: "to be or not".to_owned(), is_first: true, is_last: true };
+/// let special = ModelTokens::default();
+/// let windows = text_windows(&*tokenizer, &special, [Ok(chunk)], Packing::Packed, 8)?;
+/// assert_eq!(windows.len(), 2); // 13 tokens with <EOS>, of which 12 are predicted
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn text_windows(
+    tokenizer: &dyn Tokenizer,
+    special: &ModelTokens,
+    chunks: impl IntoIterator<Item = Result<TextChunk, DataError>>,
+    packing: Packing,
+    context_length: usize,
+) -> Result<EvalWindows, EvalError> {
+    let text = read(
+        tokenizer,
+        special,
+        chunks,
+        (packing, context_length),
+        &mut |_| {},
+    )?;
+    Ok(text.windows)
+}
+
+/// Documents as windows.
+struct TextWindows {
+    windows: EvalWindows,
+    around: Around,
+    documents: u64,
+    bytes: u64,
+    unknown: usize,
+    parts: usize,
+}
+
+/// Reads documents into windows of `context_length` tokens.
+fn read(
+    tokenizer: &dyn Tokenizer,
+    special: &ModelTokens,
+    chunks: impl IntoIterator<Item = Result<TextChunk, DataError>>,
+    (packing, context_length): (Packing, usize),
+    on_progress: &mut dyn FnMut(EvalProgress),
+) -> Result<TextWindows, EvalError> {
     let eos = tokenizer.special_tokens().eos;
     let mut around = Around {
         is_imported: false,
         prefix: Vec::new(),
         suffix: eos,
     };
-    let mut packing = settings.packing;
+    let mut packing = packing;
     let is_imported = special.is_imported();
     if is_imported {
         around = Around {
@@ -177,7 +255,6 @@ pub fn evaluate_text_with(
     }
     let bytes = predicted_bytes(&byte_counts, packing);
     let count = documents.len() as u64;
-    let context_length = model.config().context_length;
     let tokens = Tokens::from_documents(documents);
     let padding = tokenizer.special_tokens().padding_id();
     let windows = if is_imported {
@@ -185,21 +262,13 @@ pub fn evaluate_text_with(
     } else {
         EvalWindows::new(tokens, context_length, packing, padding)?
     };
-    let all = windows.len() as u64;
-    let mut on_batch = |done: usize| {
-        let done = done as u64;
-        on_progress(EvalProgress::Windows { done, all });
-    };
-    let loss =
-        evaluate_with(model, &windows, settings.batch_size, &mut on_batch)?.with_bytes(bytes);
-    Ok(TextReport {
-        loss,
+    Ok(TextWindows {
+        windows,
+        around,
         documents: count,
         bytes,
         unknown,
         parts,
-        counts_eos: around.suffix.is_some(),
-        prefix: around.prefix,
     })
 }
 

@@ -19,7 +19,7 @@
 //! | [`attention_paged`] | the same over the pages of a KV cache |
 //! | [`write_cache`], [`gather_pages`] | in-place writes to the pages of a KV cache for all rows; copies of pages |
 //! | [`dropout`] | masks from a counter-based generator |
-//! | [`cross_entropy_sum`] | output layer fused with softmax cross-entropy, in chunks |
+//! | [`cross_entropy_sum`], [`cross_entropy_per_sequence`] | output layer fused with softmax cross-entropy, in chunks |
 //! | [`sum_of_squares`], [`adamw`] | parallel over chunks of parameters |
 //!
 //! On the CPU, every result is bitwise identical for any number of threads. The kernels run on a thread
@@ -79,7 +79,9 @@ pub use attention_options::{AttentionDropout, AttentionOptions};
 pub use cpu::exp_f64::{exp_logits, exp_nonpositive};
 pub use cpu::isa::{Isa, UnknownIsa};
 pub use cpu::par::{for_each as parallel_for_each, with_threads};
-pub use cross_entropy::{OutputLayer, OutputWeight, cross_entropy_sum, loss_chunk_rows};
+pub use cross_entropy::{
+    OutputLayer, OutputWeight, cross_entropy_per_sequence, cross_entropy_sum, loss_chunk_rows,
+};
 pub use dropout::{DropoutMask, dropout};
 pub use embedding::embed;
 pub use kinds::{Activation, AdamwStep, NormKind, Precision};

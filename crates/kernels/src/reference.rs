@@ -163,6 +163,23 @@ pub fn attention(
 /// # Panics
 /// If `targets` does not have `n` elements.
 pub fn cross_entropy_sum(logits: Tensor<2>, targets: &[u32]) -> Tensor<1> {
+    target_log_probs(logits, targets).sum().neg()
+}
+
+/// Sum of `-ln p(target)` of each sequence over its targets that are not [`IGNORE`], `[batch]`; `logits` is
+/// `[batch, seq, vocab]`.
+///
+/// # Panics
+/// If `targets` does not have `batch * seq` elements.
+pub fn cross_entropy_per_sequence(logits: Tensor<3>, targets: &[u32]) -> Tensor<1> {
+    let [batch, seq, vocab] = logits.dims();
+    let log_probs = target_log_probs(logits.reshape([batch * seq, vocab]), targets);
+    let sums = log_probs.reshape([batch, seq]).sum_dim(1);
+    sums.reshape([batch]).neg()
+}
+
+/// The log probabilities of the targets, `[n, 1]`; 0 where the target is [`IGNORE`].
+fn target_log_probs(logits: Tensor<2>, targets: &[u32]) -> Tensor<2> {
     let [n, _] = logits.dims();
     assert_eq!(targets.len(), n, "one target for each position");
     let device = logits.device().without_autodiff();
@@ -172,9 +189,9 @@ pub fn cross_entropy_sum(logits: Tensor<2>, targets: &[u32]) -> Tensor<1> {
         .map(|t| if is_counted(t) { *t as i32 } else { 0 })
         .collect();
     let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [n, 1]), &device);
-    let log_probs = log_softmax(logits, 1).gather(1, ids); // [n, 1]
+    let log_probs = log_softmax(logits, 1).gather(1, ids);
     if targets.iter().all(is_counted) {
-        return log_probs.sum().neg();
+        return log_probs;
     }
     let weights: Vec<f32> = targets
         .iter()
@@ -182,7 +199,7 @@ pub fn cross_entropy_sum(logits: Tensor<2>, targets: &[u32]) -> Tensor<1> {
         .collect();
     let weights = Tensor::<2>::from_data(TensorData::new(weights, [n, 1]), &device);
     let dtype = log_probs.dtype();
-    (log_probs * weights.cast(dtype)).sum().neg()
+    log_probs * weights.cast(dtype)
 }
 
 /// Soft cap: `cap * tanh(x / cap)`.

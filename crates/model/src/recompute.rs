@@ -29,6 +29,39 @@ impl Transformer {
         targets: &[u32],
         divisor: f64,
         context: impl Fn() -> ForwardContext<'static, NoProbe>,
+        on_gradients: impl FnMut(Gradients),
+    ) -> Tensor<1> {
+        let loss = |x: Tensor<3>, ctx: &mut ForwardContext<'static, NoProbe>| {
+            self.loss_from_residual(x, targets, ctx) / divisor
+        };
+        self.recompute(tokens, context, loss, on_gradients)
+    }
+
+    /// Computes `reduce` of [`sequence_losses`](Self::sequence_losses), off the autodiff graph, `[1]`, and its gradients,
+    /// as [`loss_with_recompute`](Self::loss_with_recompute).
+    ///
+    /// # Panics
+    /// If there are not `batch * seq` targets.
+    pub fn sequence_losses_with_recompute(
+        &self,
+        tokens: Tensor<2, Int>,
+        targets: &[u32],
+        context: impl Fn() -> ForwardContext<'static, NoProbe>,
+        reduce: impl FnOnce(Tensor<1>) -> Tensor<1>,
+        on_gradients: impl FnMut(Gradients),
+    ) -> Tensor<1> {
+        let loss = |x: Tensor<3>, ctx: &mut ForwardContext<'static, NoProbe>| {
+            reduce(self.sequence_losses_from_residual(x, targets, ctx))
+        };
+        self.recompute(tokens, context, loss, on_gradients)
+    }
+
+    /// Computes `loss` of the output of the last block, and its gradients.
+    fn recompute(
+        &self,
+        tokens: Tensor<2, Int>,
+        context: impl Fn() -> ForwardContext<'static, NoProbe>,
+        loss: impl FnOnce(Tensor<3>, &mut ForwardContext<'static, NoProbe>) -> Tensor<1>,
         mut on_gradients: impl FnMut(Gradients),
     ) -> Tensor<1> {
         let lowest = self.lowest_trained_part();
@@ -59,7 +92,7 @@ impl Transformer {
             Tensor::from_inner(x).set_require_grad(needs_grad)
         };
         let x = track(x, self.blocks.len());
-        let loss = self.loss_from_residual(x.clone(), targets, &mut context()) / divisor;
+        let loss = loss(x.clone(), &mut context());
         let mut gradients = loss.backward();
         let mut upstream = x.grad_remove(&mut gradients);
         on_gradients(gradients);

@@ -307,6 +307,50 @@ impl Transformer {
         self.loss_from_hidden(hidden, targets, ctx)
     }
 
+    /// Computes the sum of `-ln p(target)` of each sequence in nats, over its positions whose target is not
+    /// [`IGNORE`](crate::IGNORE), `[batch]`. `tokens` is `[batch, seq]`, `targets` the same in row-major order.
+    ///
+    /// It is for losses of whole sequences, such as those of preferences; [`loss_sum`](Self::loss_sum) takes less time.
+    ///
+    /// # Panics
+    /// If the number of targets is not `batch * seq`.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Int, Tensor};
+    /// use nextword_model::{ForwardContext, IGNORE, NoProbe, presets};
+    ///
+    /// let device = Device::flex();
+    /// let model = presets::shakespeare_char_cpu(65).init(&device, 1)?;
+    /// let tokens = Tensor::<2, Int>::from_ints([[5, 6], [5, 7]], &device);
+    /// let targets = [6, IGNORE, 7, 8]; // one target in the first sequence, two in the second
+    /// let ctx = &mut ForwardContext::<NoProbe>::inference();
+    /// let losses: Vec<f32> = model.sequence_losses(tokens, &targets, ctx).into_data().try_to_vec()?;
+    /// assert!(losses[0] < 5.0 && losses[1] > 5.0); // an untrained model guesses: ln 65 = 4.2 each
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn sequence_losses<P: Probe>(
+        &self,
+        tokens: Tensor<2, Int>,
+        targets: &[u32],
+        ctx: &mut ForwardContext<'_, P>,
+    ) -> Tensor<1> {
+        let hidden = self.hidden_states(tokens, ctx);
+        nextword_kernels::cross_entropy_per_sequence(hidden, self.output_layer(), targets)
+    }
+
+    /// The losses of sequences, from the output of the last block.
+    pub(crate) fn sequence_losses_from_residual<P: Probe>(
+        &self,
+        x: Tensor<3>,
+        targets: &[u32],
+        ctx: &mut ForwardContext<'_, P>,
+    ) -> Tensor<1> {
+        let hidden = self.apply_final_norm(x, ctx);
+        nextword_kernels::cross_entropy_per_sequence(hidden, self.output_layer(), targets)
+    }
+
     /// The loss, from the output of the last block.
     pub(crate) fn loss_from_residual<P: Probe>(
         &self,

@@ -23,12 +23,16 @@ impl HeldOut {
     }
 }
 
-/// At most `count` prompts with the last messages of `samples`, spread over them.
-pub(crate) fn held_out(samples: &Samples, count: usize) -> Result<Vec<HeldOut>, DataError> {
-    let used = count.min(samples.len());
+/// At most `count` prompts with the last messages of the samples `among`, spread over them.
+pub(crate) fn held_out(
+    samples: &Samples,
+    among: &[usize],
+    count: usize,
+) -> Result<Vec<HeldOut>, DataError> {
+    let used = count.min(among.len());
     let mut found = Vec::with_capacity(used);
     for number in 0..used {
-        let sample = samples.sample(number * samples.len() / used)?;
+        let sample = samples.sample(among[number * among.len() / used])?;
         // A message without a prompt is a text, which does not end in a certain way.
         let last = sample.trained.last().filter(|span| span.start > 1);
         if let Some(span) = last {
@@ -72,7 +76,8 @@ pub fn check_completions(
     mut complete: impl FnMut(&[u32], usize) -> Result<Completion, TrainError>,
 ) -> Result<CompletionReport, TrainError> {
     let mut report = CompletionReport::default();
-    for held_out in held_out(samples, completions)? {
+    let all: Vec<usize> = (0..samples.len()).collect();
+    for held_out in held_out(samples, &all, completions)? {
         let completion = complete(&held_out.prompt, held_out.max_tokens())?;
         count(&mut report, &completion, &held_out.wanted, eos);
     }
@@ -114,7 +119,7 @@ mod tests {
         builder.push(&[1, 3, 3], &[1..3]).unwrap(); // a text
         builder.push(&[1, 4, 6, 2], &[2..4]).unwrap();
         let samples = builder.finish();
-        let found = held_out(&samples, 5).unwrap();
+        let found = held_out(&samples, &[0, 1, 2], 5).unwrap();
         let expected = [
             HeldOut {
                 prompt: vec![1, 5, 6, 2, 7],
@@ -126,8 +131,9 @@ mod tests {
             },
         ];
         assert_eq!(found, expected);
-        assert_eq!(held_out(&samples, 1).unwrap().len(), 1);
-        assert_eq!(held_out(&Samples::default(), 4).unwrap(), []);
+        assert_eq!(held_out(&samples, &[0, 1, 2], 1).unwrap().len(), 1);
+        assert_eq!(held_out(&samples, &[2], 4).unwrap(), expected[1..]);
+        assert_eq!(held_out(&Samples::default(), &[], 4).unwrap(), []);
     }
 
     #[test]

@@ -3,11 +3,14 @@
 use std::path::PathBuf;
 
 use nextword_base::count;
-use nextword_data::DataConfig;
+use nextword_data::{DataConfig, TrainOn};
 use nextword_model::{ModelConfig, Precision};
 use serde::{Deserialize, Serialize};
 
-use crate::{LoraSettings, OptimizerConfig, ScheduleConfig, ScheduleKind, TrainError, UnsetKeys};
+use crate::{
+    LoraSettings, OptimizerConfig, PreferenceSettings, ScheduleConfig, ScheduleKind, TrainError,
+    UnsetKeys, ValidationConfig,
+};
 
 /// The configuration of a run, stored as TOML.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,6 +41,9 @@ pub struct RunConfig {
     /// Low-rank adaptation of the model in `start_from`; absent: all weights are trained.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lora: Option<LoraSettings>,
+    /// Training on preferences; absent: the run is supervised.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preferences: Option<PreferenceSettings>,
     /// The optimizer.
     pub optimizer: OptimizerConfig,
     /// The learning rate schedule.
@@ -78,6 +84,7 @@ impl Default for RunConfig {
             model: ModelConfig::default(),
             train: TrainConfig::default(),
             lora: None,
+            preferences: None,
             optimizer: OptimizerConfig::default(),
             schedule: ScheduleConfig::default(),
             validation: ValidationConfig::default(),
@@ -133,44 +140,6 @@ impl Default for TrainConfig {
             precision: Precision::F32,
             recompute: false,
             log_every: 10,
-        }
-    }
-}
-
-/// The default of `validation.completions`.
-const DEFAULT_COMPLETIONS: usize = 16;
-
-#[allow(clippy::trivially_copy_pass_by_ref)] // The signature that serde calls.
-fn is_default_completions(count: &usize) -> bool {
-    *count == DEFAULT_COMPLETIONS
-}
-
-/// Validation and early stopping.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ValidationConfig {
-    /// Updates between two validations; 0 validates at the end only.
-    pub every: u64,
-    /// Number of windows, the same each time, spread over the split; 0 is the whole split.
-    pub windows: usize,
-    /// Sequences per batch.
-    pub batch_size: usize,
-    /// Maximum number of held-out conversations or pairs whose last message or target the model generates at each
-    /// validation, to compare it with the one there; 0 disables it.
-    #[serde(skip_serializing_if = "is_default_completions")]
-    pub completions: usize,
-    /// Early stopping: stop after this many consecutive validations without an improvement; 0 disables it.
-    pub patience: u64,
-}
-
-impl Default for ValidationConfig {
-    fn default() -> Self {
-        Self {
-            every: 250,
-            windows: 0,
-            batch_size: 16,
-            completions: DEFAULT_COMPLETIONS,
-            patience: 0,
         }
     }
 }
@@ -361,7 +330,30 @@ impl RunConfig {
         if let Some(lora) = &self.lora {
             lora.validate(self.optimizer.kind)?;
         }
+        self.validate_preferences()?;
+        self.validation.validate()?;
         self.optimizer.validate()
+    }
+
+    fn validate_preferences(&self) -> Result<(), TrainError> {
+        let Some(preferences) = &self.preferences else {
+            return Ok(());
+        };
+        if !self.data.has_conversations() {
+            return Err(TrainError::config(
+                "preferences",
+                "the data has no conversations to compare",
+                "set data.conversations to a file with `chosen` and `rejected`, or data.builtin = \"stories_preferences\"",
+            ));
+        }
+        if self.data.train_on == TrainOn::All {
+            return Err(TrainError::config(
+                "data.train_on",
+                "\"all\" also trains the prompts, but preferences compare completions",
+                "remove data.train_on",
+            ));
+        }
+        preferences.validate()
     }
 
     pub(crate) fn validate_schedule(&self) -> Result<(), TrainError> {

@@ -10,6 +10,8 @@ use crate::{RunConfig, TrainError};
 const EPOCHS: f64 = 3.0;
 /// Conversations per micro-batch.
 const BATCH_SIZE: usize = 16;
+/// Pairs of completions per micro-batch, each of which is two rows.
+const PAIRS: usize = 8;
 /// Share of the conversations for validation.
 const VALIDATION_SHARE: f64 = 0.05;
 /// Updates between two validations: finetuning takes few of them.
@@ -34,14 +36,17 @@ pub(crate) fn check_length_keys(table: &Table) -> Result<(), TrainError> {
 }
 
 /// Fills in what `table` leaves out and what conversations need other defaults for than text does: 3 epochs in batches
-/// of 16, a twentieth for validation, and a validation every 50 steps.
+/// of 16 (with `[preferences]` of 8 pairs), a twentieth for validation, and a validation every 50 steps.
 pub(crate) fn apply(config: &mut RunConfig, table: &Table) {
     if config.data.has_conversations() {
         if !is_set(table, "train", "steps") && !is_set(table, "train", "epochs") {
             config.train.epochs = Some(EPOCHS);
         }
         if !is_set(table, "train", "batch_size") {
-            config.train.batch_size = BATCH_SIZE;
+            config.train.batch_size = match config.preferences {
+                Some(_) => PAIRS,
+                None => BATCH_SIZE,
+            };
         }
         if !is_set(table, "validation", "every") {
             config.validation.every = VALIDATION_EVERY;

@@ -218,8 +218,18 @@ impl TrainError {
         }
     }
 
-    /// Creates a [`TrainError::Conversation`].
+    /// Creates a [`TrainError::Conversation`]. For records that compare or rate completions, the hint is how to train on
+    /// them.
     pub(crate) fn conversation(place: &str, template: Option<&str>, source: ChatError) -> Self {
+        if let ChatError::Comparison = source {
+            return Self::config(
+                "preferences",
+                format!(
+                    "{place}: the record compares or rates completions, but the run is supervised"
+                ),
+                "add the table [preferences] (with loss = \"kto\" for rated completions), or keep `messages` only",
+            );
+        }
         Self::Conversation {
             place: place.to_string(),
             template: template.map(str::to_string),

@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 
 use nextword_base::hash::sha256_hex;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use self::v0_1::v0_1_settings;
-use crate::RunConfig;
+use crate::{PreferenceSettings, RunConfig};
 
 mod v0_1;
 
@@ -103,6 +103,7 @@ fn later_settings(config: &RunConfig) -> Vec<Setting> {
     settings.extend(lora_settings(config));
     settings.extend(architecture_settings(config));
     settings.extend(masked_settings(config));
+    settings.extend(preference_settings(config));
     settings
 }
 
@@ -128,6 +129,35 @@ fn architecture_settings(config: &RunConfig) -> Vec<Setting> {
         setting("model.share_embeddings", model.share_embeddings, true),
         setting("model.embedding_norm", model.embedding_norm, false),
         setting("model.head_transform", model.head_transform, false),
+    ]
+}
+
+/// The settings of `[preferences]`, all of them if there is that table.
+fn preference_settings(config: &RunConfig) -> Vec<Setting> {
+    let of = |value: fn(&PreferenceSettings) -> Value| config.preferences.as_ref().map(value);
+    let (loss, beta) = (
+        of(|table| to_value(table.loss)),
+        of(|table| json!(table.beta)),
+    );
+    let none = Value::Null;
+    vec![
+        setting("preferences.loss", loss, &none),
+        setting("preferences.beta", beta, &none),
+        setting(
+            "preferences.label_smoothing",
+            of(|table| json!(table.label_smoothing)),
+            &none,
+        ),
+        setting(
+            "preferences.desirable_weight",
+            of(|table| json!(table.desirable_weight)),
+            &none,
+        ),
+        setting(
+            "preferences.undesirable_weight",
+            of(|table| json!(table.undesirable_weight)),
+            &none,
+        ),
     ]
 }
 

@@ -56,6 +56,7 @@ impl RunFolder {
         if let Ok(working_dir) = std::env::current_dir() {
             let stored = self.stored_relative_paths(&working_dir);
             config.data.resolve_paths(&working_dir);
+            config.validation.resolve_paths(&working_dir);
             config.start_from = config.start_from.map(|path| working_dir.join(path));
             for path in paths(&mut config) {
                 let file = canonical(path);
@@ -247,6 +248,11 @@ impl RunFolder {
     /// The path of the newest model.
     pub fn last_path(&self) -> PathBuf {
         self.path.join("last")
+    }
+
+    /// The path of the log probabilities of the reference, in runs on preferences.
+    pub(crate) fn reference_path(&self) -> PathBuf {
+        self.path.join("reference.bin")
     }
 
     /// The path of the text samples generated during training.

@@ -10,6 +10,7 @@
 //! | the learning rate schedule | [`ScheduleConfig`] |
 //! | saving and loading checkpoints | [`checkpoint`] |
 //! | runs that train an adapter | [`LoraSettings`] |
+//! | training on preferences | [`PreferenceSettings`] |
 //! | the training loop in a run folder | [`Trainer`] |
 //! | the training loop in memory | [`InMemoryTrainer`] |
 //! | estimates of memory, disk space and time | [`plan`] |
@@ -57,9 +58,12 @@ mod lora;
 mod lora_defaults;
 mod metrics;
 mod nonfinite;
+mod objective;
 mod optimizer;
+mod other_text;
 mod pairs;
 pub mod plan;
+mod preferences;
 mod report;
 mod saved_model;
 mod schedule;
@@ -71,11 +75,10 @@ mod task;
 mod tokenizer_choice;
 mod trainer;
 mod training_loop;
+mod validation_config;
 
 pub use completion_check::check_completions;
-pub use config::{
-    CheckpointConfig, ProbeConfig, RunConfig, SampleConfig, TrainConfig, ValidationConfig,
-};
+pub use config::{CheckpointConfig, ProbeConfig, RunConfig, SampleConfig, TrainConfig};
 pub use config_file::{parse_config, parse_stored_config, read_config, to_toml};
 pub use conversations::{
     ConversationReport, ConversationSet, Conversations, Examples, LeftOut, PromptCheck, RowReport,
@@ -86,7 +89,9 @@ pub use folder::RunFolder;
 pub use lora::{LoraSettings, UnsetKeys};
 pub use metrics::MetricsLine;
 pub use optimizer::{Optimizer, OptimizerConfig, OptimizerKind};
+pub use other_text::OtherTextLoss;
 pub use pairs::{PairReport, Pairs};
+pub use preferences::{PreferenceLoss, PreferenceMetrics, PreferenceSettings};
 pub use report::{
     Completion, CompletionReport, CompletionRequest, Hooks, LoraInfo, NoHooks, NullReporter,
     Outcome, Reporter, RunInfo, SampleRequest, StepReport, StopReason, ValidationReport,
@@ -101,3 +106,4 @@ pub use step::{Gradients, forward_backward};
 pub use stepper::Stepper;
 pub use tokenizer_choice::use_declared_eos;
 pub use trainer::{InMemoryTrainer, StopFlag, TrainedModel, Trainer};
+pub use validation_config::{OtherText, ValidationConfig};

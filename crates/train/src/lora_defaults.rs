@@ -9,6 +9,13 @@ const LEARNING_RATES: [(usize, f64); 3] = [(300_000_000, 2e-4), (10_000_001, 1e-
 /// The second-moment decay of `LoRA` runs.
 const BETA2: f64 = 0.999;
 
+/// The maximum learning rate of an adapter of a model with this number of parameters.
+fn adapter_learning_rate(parameters: usize) -> f64 {
+    let mut by_size = LEARNING_RATES.iter();
+    let found = by_size.find(|(min_parameters, _)| parameters >= *min_parameters);
+    found.map_or(1e-3, |(_, lr)| *lr)
+}
+
 impl RunConfig {
     /// Gives the keys that the configuration leaves out the defaults of a `LoRA` run: no weight decay,
     /// `beta2 = 0.999`, a warmup of a twentieth of the steps (at least 5), and a learning rate that depends on
@@ -30,15 +37,27 @@ impl RunConfig {
         if unset.learning_rate
             && let Some(parameters) = parameters
         {
-            let mut by_size = LEARNING_RATES.iter();
-            let found = by_size.find(|(min_parameters, _)| parameters >= *min_parameters);
-            self.schedule.learning_rate = found.map_or(1e-3, |(_, lr)| *lr);
+            self.schedule.learning_rate = adapter_learning_rate(parameters);
         }
         if unset.min_learning_rate {
             self.schedule.min_learning_rate = self.schedule.learning_rate / 10.0;
         }
         if unset.warmup_steps && self.train.epochs.is_none() {
             self.schedule.warmup_steps = default_warmup(self.train.steps);
+        }
+    }
+
+    /// Gives a run on preferences the learning rate that it leaves out: a twentieth of that of supervised training, and for
+    /// all weights a tenth of that of an adapter. `parameters` is the number of parameters of the model that it starts
+    /// from.
+    pub(crate) fn apply_preference_defaults(&mut self, parameters: usize) {
+        if self.preferences.is_none() || !self.unset.learning_rate {
+            return;
+        }
+        let divisor = if self.lora.is_some() { 20.0 } else { 200.0 };
+        self.schedule.learning_rate = adapter_learning_rate(parameters) / divisor;
+        if self.unset.min_learning_rate {
+            self.schedule.min_learning_rate = self.schedule.learning_rate / 10.0;
         }
     }
 

@@ -1,12 +1,13 @@
 //! `metrics.jsonl`: training and validation metrics, one JSON object per line.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::TrainError;
+use crate::{PreferenceMetrics, TrainError};
 
 /// One line of `metrics.jsonl`, for an update or a validation.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -22,12 +23,18 @@ pub struct MetricsLine {
     /// Validation loss after this update, nats per token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub val_loss: Option<f64>,
+    /// The losses of the texts of `validation.also`, by name, nats per token.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub other_text: BTreeMap<String, f64>,
     /// The share of completions of held-out conversations that ended by themselves.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ended: Option<f64>,
     /// The share of short messages of held-out conversations that the model completes exactly.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exact: Option<f64>,
+    /// Rewards and log probabilities of this update or validation, in runs on preferences.
+    #[serde(flatten)]
+    pub preferences: PreferenceMetrics,
     /// Learning rate of this update.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lr: Option<f64>,

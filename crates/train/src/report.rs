@@ -6,7 +6,7 @@ use std::sync::Arc;
 use nextword_data::Tokenizer;
 use nextword_model::{Architecture, ModelTokens, Transformer};
 
-use crate::TrainError;
+use crate::{OtherTextLoss, PreferenceMetrics, TrainError};
 
 /// Properties of a run, reported when it starts.
 #[derive(Clone, Debug)]
@@ -64,8 +64,10 @@ pub struct StepReport {
     pub step: u64,
     /// Total number of updates.
     pub steps: u64,
-    /// Training loss, nats per token.
+    /// Training loss, nats per token; in runs on preferences, that of a pair or a rated completion.
     pub loss: f64,
+    /// Rewards and log probabilities, in runs on preferences.
+    pub preferences: PreferenceMetrics,
     /// Learning rate.
     pub learning_rate: f64,
     /// Global norm of the gradients before clipping.
@@ -81,7 +83,7 @@ pub struct StepReport {
 pub struct ValidationReport {
     /// Updates made.
     pub step: u64,
-    /// Validation loss, nats per token.
+    /// Validation loss, nats per token; in runs on preferences, that of a pair or a rated completion.
     pub loss: f64,
     /// Lowest validation loss so far, including this one.
     pub best: f64,
@@ -89,6 +91,8 @@ pub struct ValidationReport {
     pub tokens: usize,
     /// Duration in seconds.
     pub seconds: f64,
+    /// Rewards and log probabilities, in runs on preferences.
+    pub preferences: PreferenceMetrics,
     /// How the model completes held-out conversations, for runs on conversations.
     pub completions: Option<CompletionReport>,
 }
@@ -151,6 +155,8 @@ pub struct Outcome {
     pub best: Option<f64>,
     /// The last validation loss.
     pub validation: Option<f64>,
+    /// The last losses of the texts of `validation.also`.
+    pub other_text: Vec<OtherTextLoss>,
     /// Duration of the whole run in seconds.
     pub elapsed: f64,
     /// The run's folder.
@@ -168,6 +174,8 @@ pub trait Reporter {
     fn stepped(&mut self, _report: &StepReport, _logged: bool) {}
     /// The validation loss was computed.
     fn validated(&mut self, _report: &ValidationReport) {}
+    /// The losses of the texts of `validation.also` were computed, before the first step or at a validation.
+    fn measured_other_text(&mut self, _step: u64, _losses: &[OtherTextLoss]) {}
     /// Text was sampled.
     fn sampled(&mut self, _step: u64, _prompt: &str, _text: &str) {}
     /// The model completed a held-out conversation; `wanted` is the message in the data.

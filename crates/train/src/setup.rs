@@ -14,6 +14,7 @@ use self::pair_data::samples_of;
 use self::source_model::{SourceModel, apply_base_model};
 use crate::conversation_defaults::resolve_epochs;
 use crate::conversations::{Conversations, dataset_without_tokens};
+use crate::other_text::{self, OtherTextWindows};
 use crate::pairs::{self, Pairs};
 use crate::start_from::LoraBase;
 use crate::task::Task;
@@ -56,6 +57,8 @@ pub struct RunSetup {
     pub conversations: Option<Conversations>,
     /// The pairs that the run trains on, in place of the tokens of `dataset`.
     pub pairs: Option<Pairs>,
+    /// The texts of `validation.also`.
+    pub(crate) other_texts: Vec<OtherTextWindows>,
     /// What the model card says about the data, if a checkpoint has it: a resumed run reads the same data by other
     /// paths.
     pub(crate) trained_on: Option<String>,
@@ -112,6 +115,7 @@ impl BaseConfig {
         config.apply_lora_defaults(Some(parameters));
         let task = Task::of(&config)?;
         task.complete(&mut config);
+        config.apply_preference_defaults(parameters);
         config.validate()?;
         config.validate_sequence_length()?;
         let (device, name) = if let Some(device) = open_device {
@@ -157,7 +161,11 @@ impl BaseConfig {
                 let batches = conversations
                     .as_ref()
                     .map_or(batches, Conversations::batches);
-                Loader::from_samples(train.clone(), batches)?
+                if config.preferences.is_some() {
+                    Loader::from_pairs(train.clone(), batches)?
+                } else {
+                    Loader::from_samples(train.clone(), batches)?
+                }
             }
             (None, None) => Loader::new(dataset.train.clone(), batches)?,
             (None, Some(masked)) => {
@@ -175,6 +183,7 @@ impl BaseConfig {
             chat_templates,
             lora,
         } = model;
+        let other_texts = other_text::read(&config, dataset.tokenizer.as_ref(), &special)?;
         Ok(RunSetup {
             config,
             dataset,
@@ -186,6 +195,7 @@ impl BaseConfig {
             lora,
             conversations,
             pairs,
+            other_texts,
             trained_on: None,
         })
     }
@@ -199,6 +209,9 @@ fn validation_windows(
     padding_id: u32,
 ) -> Result<Option<EvalWindows>, TrainError> {
     let (packing, length) = (config.data.packing, config.sequence_length());
+    if config.preferences.is_some() {
+        return Ok(None); // Held-out pairs are not windows.
+    }
     let windows = match samples {
         Some(samples) if samples.is_empty() => return Ok(None),
         Some(samples) => EvalWindows::from_samples(samples.clone(), length, padding_id)?,

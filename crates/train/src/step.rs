@@ -27,7 +27,7 @@ impl Default for Gradients {
 
 impl Gradients {
     /// Collects the gradients of `model`'s parameters from `gradients`.
-    fn collect(model: &Transformer, gradients: BurnGradients) -> Self {
+    pub(crate) fn collect(model: &Transformer, gradients: BurnGradients) -> Self {
         let mut collector = GradientCollector {
             gradients,
             path: Vec::new(),
@@ -41,7 +41,7 @@ impl Gradients {
     }
 
     /// Adds the gradients of another micro-batch.
-    fn add(&mut self, other: Self) {
+    pub(crate) fn add(&mut self, other: Self) {
         for (name, gradient) in other.by_name {
             let sum = match self.by_name.remove(&name) {
                 Some(sum) => sum + gradient,

@@ -6,7 +6,7 @@ use nextword_data::TokenBatch;
 use nextword_model::Transformer;
 
 use crate::step::read_scalars;
-use crate::{Gradients, Optimizer, OptimizerConfig, forward_backward};
+use crate::{Gradients, Optimizer, OptimizerConfig, PreferenceMetrics, forward_backward};
 
 /// A model with its optimizer: makes updates on given batches. The trainers are loops around it; use it
 /// directly for a loop of your own.
@@ -45,6 +45,8 @@ pub(crate) struct StepGradients {
     pub(crate) norm: f64,
     /// The gradients, not clipped.
     pub(crate) gradients: Gradients,
+    /// Rewards and log probabilities, in runs on preferences.
+    pub(crate) preferences: PreferenceMetrics,
 }
 
 impl StepGradients {
@@ -106,6 +108,7 @@ impl Stepper {
             loss,
             norm,
             gradients,
+            preferences: PreferenceMetrics::default(),
         }
     }
 

@@ -119,6 +119,29 @@ impl StoryChats {
         found.map(|(_, reply)| reply)
     }
 
+    /// Returns a wrong reply to `question` about the story of conversation `index`: the wording of
+    /// [`reply`](Self::reply) with another character, place, thing or creature. It is a pure function of the seed, the
+    /// index and the question; `None` if the grammar has no such question about that story.
+    ///
+    /// ```
+    /// use nextword_data::StoryChats;
+    ///
+    /// let chats = StoryChats::new(42, 10);
+    /// let question = "Where does it happen?";
+    /// let [right, wrong] = [chats.reply(7, question), chats.wrong_reply(7, question)].map(Option::unwrap);
+    /// assert_ne!(right, wrong);
+    /// assert!(wrong.starts_with("It happens "));
+    /// ```
+    pub fn wrong_reply(&self, index: usize, question: &str) -> Option<String> {
+        let (cast, story, _) = self.story(index);
+        let mut topics = stated_topics(&cast, &story);
+        let (number, topic) = topics.find(|(_, topic)| cast.fill(topic.question) == question)?;
+        let rng = CounterRng::with_stream(self.seed, stream::WRONG_REPLIES + index as u64);
+        let mut random = rng.stream(number as u64).sequence();
+        let other = cast.with_other_facts(topic.question.contains("{A}"), &mut random);
+        Some(other.fill(topic.reply))
+    }
+
     /// Name of this corpus in the description of a run's data.
     pub fn name(&self) -> String {
         format!(
@@ -148,14 +171,19 @@ impl StoryChats {
 
 /// The questions about what `story` states, with their replies.
 fn exchanges<'a>(cast: &'a Cast, story: &'a str) -> impl Iterator<Item = (String, String)> + 'a {
-    let is_stated = move |topic: &&Topic| {
+    stated_topics(cast, story)
+        .map(move |(_, topic)| (cast.fill(topic.question), cast.fill(topic.reply)))
+}
+
+/// What can be asked about `story`, with the numbers of the topics.
+fn stated_topics<'a>(
+    cast: &'a Cast,
+    story: &'a str,
+) -> impl Iterator<Item = (usize, &'static Topic)> + 'a {
+    TOPICS.iter().enumerate().filter(move |(_, topic)| {
         let mut stated = topic.stated.iter();
         stated.any(|pattern| has_words(story, &cast.fill(pattern)))
-    };
-    TOPICS
-        .iter()
-        .filter(is_stated)
-        .map(move |topic| (cast.fill(topic.question), cast.fill(topic.reply)))
+    })
 }
 
 /// Whether `text` contains `words`, not as a part of longer words.

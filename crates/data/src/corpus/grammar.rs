@@ -169,6 +169,44 @@ impl Cast {
         }
     }
 
+    /// A cast that differs in everything that is asked about: other characters, another place, thing and creature. The
+    /// hero stays the same if `keeps_hero`.
+    pub(super) fn with_other_facts(&self, keeps_hero: bool, random: &mut RandomSequence) -> Self {
+        let mut other = self.clone();
+        if !keeps_hero {
+            other.hero = pick_other(random, person, |hero| hero.0 != self.hero.0);
+        }
+        other.friend = pick_other(random, person, |friend| {
+            friend.0 != self.friend.0 && friend.0 != other.hero.0
+        });
+        other.being = pick_other(
+            random,
+            |random| pick(random, ANIMALS),
+            |being| *being != self.being,
+        );
+        other.place = pick_other(
+            random,
+            |random| pick(random, PLACES),
+            |place| *place != self.place,
+        );
+        other.look = pick_other(
+            random,
+            |random| pick(random, LOOKS),
+            |look| *look != self.look,
+        );
+        other.thing = pick_other(
+            random,
+            |random| pick(random, THINGS),
+            |thing| *thing != self.thing,
+        );
+        other.creature = pick_other(
+            random,
+            |random| pick(random, CREATURES),
+            |creature| *creature != self.creature,
+        );
+        other
+    }
+
     /// Replaces the placeholders of a pattern without choices.
     pub(super) fn fill(&self, pattern: &str) -> String {
         let mut text = String::new();
@@ -260,6 +298,20 @@ fn alternatives(text: &str) -> Vec<&str> {
 /// Returns a random element of `choices`, which must not be empty.
 fn pick<T: Copy>(random: &mut RandomSequence, choices: &[T]) -> T {
     choices[random.below(choices.len())]
+}
+
+/// Picks until `is_other` accepts, which all but one or two of the choices do.
+fn pick_other<T>(
+    random: &mut RandomSequence,
+    mut pick: impl FnMut(&mut RandomSequence) -> T,
+    is_other: impl Fn(&T) -> bool,
+) -> T {
+    loop {
+        let picked = pick(random);
+        if is_other(&picked) {
+            return picked;
+        }
+    }
 }
 
 fn person(random: &mut RandomSequence) -> (&'static str, Gender) {

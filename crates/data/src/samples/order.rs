@@ -52,18 +52,32 @@ impl SampleOrder {
         seed: u64,
     ) -> Self {
         let lengths = (0..samples.len()).map(|index| samples.row_length(index) as u32);
-        let mut order = Self {
-            lengths: lengths.collect(),
-            capacity: capacity.map(|tokens| tokens as u32),
-            rows_per_epoch: samples.len(),
-            per_step: per_step.max(1),
-            seed,
-            recent: Arc::default(),
-        };
+        let mut order = Self::of_lengths(lengths.collect(), per_step, seed);
+        order.capacity = capacity.map(|tokens| tokens as u32);
         if let Some(packed) = order.pack(0) {
             order.rows_per_epoch = packed.lengths().len(); // The same in each epoch.
         }
         order
+    }
+
+    /// The order of the pairs in `samples`, of which there is at least one: samples 2i and 2i + 1 are pair i. `per_step`
+    /// is a number of pairs.
+    pub(crate) fn of_pairs(samples: &Samples, per_step: usize, seed: u64) -> Self {
+        let row_length = |index| samples.row_length(index) as u32;
+        let lengths =
+            (0..samples.len() / 2).map(|pair| row_length(2 * pair).max(row_length(2 * pair + 1)));
+        Self::of_lengths(lengths.collect(), per_step, seed)
+    }
+
+    fn of_lengths(lengths: Arc<[u32]>, per_step: usize, seed: u64) -> Self {
+        Self {
+            rows_per_epoch: lengths.len(),
+            lengths,
+            capacity: None,
+            per_step: per_step.max(1),
+            seed,
+            recent: Arc::default(),
+        }
     }
 
     /// Number of rows in an epoch.

@@ -386,3 +386,56 @@ fn conversations_are_one_path_or_several() {
     let both = read(r#"{"builtin": "stories", "conversations": "a.jsonl"}"#).unwrap();
     assert!(both.validate().is_err());
 }
+
+#[test]
+fn both_samples_of_a_pair_are_neighbors_for_every_split_into_micro_batches() {
+    let mut random = random(8);
+    let samples = random_samples(2 * 41, 90, &mut random);
+    let loader = |batch_size, micro_batches| {
+        Loader::from_pairs(samples.clone(), config(batch_size, micro_batches)).unwrap()
+    };
+    let (whole, divided) = (loader(12, 1), loader(3, 4));
+    assert_eq!(whole.sequences_per_epoch(), 41);
+    let mut seen = [0; 41];
+    for step in 0..7 {
+        let of_step = rows(&whole, step);
+        assert_eq!(of_step, rows(&divided, step));
+        let pairs = whole.indices(step, 0);
+        let of_parts = (0..4).flat_map(|micro| divided.indices(step, micro));
+        assert_eq!(pairs, of_parts.collect::<Vec<_>>());
+        for (pair, rows) in pairs.iter().zip(of_step.chunks(2)) {
+            let found = rows.iter().map(index_of).collect::<Vec<_>>();
+            assert_eq!(found, [2 * pair, 2 * pair + 1]);
+            seen[*pair] += 1;
+        }
+    }
+    assert!(seen.iter().all(|count| [2, 3].contains(count)), "{seen:?}");
+    let longest = samples.longest_row();
+    let first = whole.batch(0, 0).unwrap();
+    assert!(first.seq >= longest, "{} {longest}", first.seq);
+    let odd = random_samples(3, 20, &mut random);
+    let error = Loader::from_pairs(odd, config(1, 1)).unwrap_err();
+    assert!(error.to_string().contains("3 samples are not pairs"));
+}
+
+#[test]
+fn wrong_replies_differ_from_the_right_ones_in_their_facts() {
+    let chats = StoryChats::new(5, 200);
+    let mut different = 0;
+    for (index, chat) in chats.iter().enumerate() {
+        for (question, right) in &chat.exchanges {
+            let question = question.rsplit("\n\n").next().unwrap();
+            let wrong = chats.wrong_reply(index, question).unwrap();
+            assert_eq!(
+                Some(wrong.clone()),
+                StoryChats::new(5, 1).wrong_reply(index, question)
+            );
+            assert_ne!(&wrong, right);
+            // The same wording: the first words of the reply.
+            let words = |text: &str| text.split(' ').take(1).collect::<String>();
+            different += usize::from(words(&wrong) != words(right));
+        }
+    }
+    assert_eq!(different, 0);
+    assert_eq!(chats.wrong_reply(0, "Is it long?"), None);
+}

@@ -14,11 +14,37 @@ use crate::linear::fast::{LinearOp, WeightLayout};
 use crate::{IGNORE, Precision, QuantizedMatrix};
 
 /// Gradients of hidden states, weight and bias for an output gradient of 1; empty where they are not needed.
-type Gradients = [Buffer; 3];
+pub(super) type Gradients = [Buffer; 3];
+
+/// The loss of an output layer, with the tensors that are its inputs besides the hidden states.
+#[allow(clippy::large_enum_variant)] // It exists for a moment, once per call.
+pub(super) enum LayerLoss {
+    Float(FloatLoss, Tensor<2>, Option<Tensor<1>>),
+    Quantized(QuantizedLoss, Option<Tensor<1>>),
+}
+
+/// Factors on the gradients of rows.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum RowWeights<'a> {
+    /// All are 1.
+    Ones,
+    /// One for each sequence of `seq` rows.
+    PerSequence { weights: &'a [f32], seq: usize },
+}
+
+impl RowWeights<'_> {
+    /// The factor of the row at `position` among all rows.
+    fn at(self, position: usize) -> Option<f32> {
+        match self {
+            Self::Ones => None,
+            Self::PerSequence { weights, seq } => Some(weights[position / seq]),
+        }
+    }
+}
 
 /// What does not depend on the representation of the weight.
 #[derive(Clone, Debug)]
-struct Loss {
+pub(super) struct Loss {
     d_in: usize,
     d_out: usize,
     targets: Arc<Vec<u32>>,
@@ -27,21 +53,21 @@ struct Loss {
 
 /// The loss with a float weight, which is an input.
 #[derive(Clone, Debug)]
-struct FloatLoss {
-    loss: Loss,
+pub(super) struct FloatLoss {
+    pub(super) loss: Loss,
     layout: WeightLayout,
     precision: Precision,
 }
 
 /// The loss with a quantized weight, which has no gradient.
 #[derive(Clone, Debug)]
-struct QuantizedLoss {
-    loss: Loss,
+pub(super) struct QuantizedLoss {
+    pub(super) loss: Loss,
     weight: QuantizedMatrix,
 }
 
 /// A weight of either representation.
-enum Projection<'a> {
+pub(super) enum Projection<'a> {
     /// Shape and arithmetic for one row, and the weight.
     Float(LinearOp, &'a [f32]),
     Quantized(&'a QuantizedMatrix),
@@ -52,32 +78,38 @@ pub(super) fn cross_entropy_sum(
     layer: OutputLayer,
     targets: &[u32],
 ) -> Tensor<1> {
-    let [d_in, d_out] = layer.weight.shape();
-    let loss = Loss {
-        d_in,
-        d_out,
-        targets: Arc::new(targets.to_vec()),
-        soft_cap: layer.soft_cap.map(|cap| cap as f32),
-    };
-    let (weight, layout) = match layer.weight {
-        OutputWeight::Matrix(weight) => (weight, WeightLayout::InOut),
-        OutputWeight::Table(table) => (table, WeightLayout::OutIn),
-        OutputWeight::Quantized(weight) => {
-            let op = QuantizedLoss { loss, weight };
-            return match layer.bias {
-                Some(bias) => apply(op, [hidden.into(), bias.into()], [1]),
-                None => apply(op, [hidden.into()], [1]),
-            };
+    match LayerLoss::new(layer, targets) {
+        LayerLoss::Float(op, weight, None) => apply(op, [hidden.into(), weight.into()], [1]),
+        LayerLoss::Float(op, weight, Some(bias)) => {
+            apply(op, [hidden.into(), weight.into(), bias.into()], [1])
         }
-    };
-    let op = FloatLoss {
-        loss,
-        layout,
-        precision: layer.precision,
-    };
-    match layer.bias {
-        Some(bias) => apply(op, [hidden.into(), weight.into(), bias.into()], [1]),
-        None => apply(op, [hidden.into(), weight.into()], [1]),
+        LayerLoss::Quantized(op, None) => apply(op, [hidden.into()], [1]),
+        LayerLoss::Quantized(op, Some(bias)) => apply(op, [hidden.into(), bias.into()], [1]),
+    }
+}
+
+impl LayerLoss {
+    pub(super) fn new(layer: OutputLayer, targets: &[u32]) -> Self {
+        let [d_in, d_out] = layer.weight.shape();
+        let loss = Loss {
+            d_in,
+            d_out,
+            targets: Arc::new(targets.to_vec()),
+            soft_cap: layer.soft_cap.map(|cap| cap as f32),
+        };
+        let (weight, layout) = match layer.weight {
+            OutputWeight::Matrix(weight) => (weight, WeightLayout::InOut),
+            OutputWeight::Table(table) => (table, WeightLayout::OutIn),
+            OutputWeight::Quantized(weight) => {
+                return Self::Quantized(QuantizedLoss { loss, weight }, layer.bias);
+            }
+        };
+        let op = FloatLoss {
+            loss,
+            layout,
+            precision: layer.precision,
+        };
+        Self::Float(op, weight, layer.bias)
     }
 }
 
@@ -110,7 +142,11 @@ impl Projection<'_> {
 
 impl Loss {
     /// The rows to process. Ignored rows are left out where that does not change the bits of a gradient.
-    fn rows(&self, projection: &Projection<'_>, [_, needs_w, needs_b]: [bool; 3]) -> Rows {
+    pub(super) fn rows(
+        &self,
+        projection: &Projection<'_>,
+        [_, needs_w, needs_b]: [bool; 3],
+    ) -> Rows {
         let rows = self.targets.len();
         let chunk_rows = loss_chunk_rows(self.d_out).min(rows.max(1));
         // In bf16, rows are summed in pairs; the bias gradient, in groups of a number of rows.
@@ -131,15 +167,19 @@ impl Loss {
         needs_grad: [bool; 3],
     ) -> (Buffer, Gradients) {
         let rows = self.rows(projection, needs_grad);
-        self.run_rows(&rows, (x, projection, bias), needs_grad)
+        let inputs = (x, projection, bias);
+        let (losses, grads) = self.run_rows(&rows, inputs, needs_grad, RowWeights::Ones);
+        let sum = rows.sum(&losses);
+        (Buffer::from_slice(&[sum as f32]), grads)
     }
 
-    /// The loss of these rows, and the gradients in `needs_grad`.
-    fn run_rows(
+    /// The losses of these rows, and the gradients in `needs_grad` of their sum with these weights.
+    pub(super) fn run_rows(
         &self,
         rows: &Rows,
         (x, projection, bias): (&[f32], &Projection<'_>, &[f32]),
         needs_grad: [bool; 3],
+        weights: RowWeights<'_>,
     ) -> (Buffer, Gradients) {
         let Self { d_in, d_out, .. } = *self;
         let max_chunk = rows.max_chunk();
@@ -193,6 +233,11 @@ impl Loss {
                 continue;
             }
             kernel::forward_backward_in_place(&task, logits, 1.0, row_losses);
+            for (row, logits) in chunk.rows.clone().zip(logits.chunks_mut(d_out)) {
+                if let Some(weight) = weights.at(rows.position(row)) {
+                    scale(logits, weight);
+                }
+            }
             let [dx, dw, db] = &mut grads;
             if needs_x && rows.is_selection() {
                 projection.input_gradient(logits, n, &mut dx_copy[..n * d_in]);
@@ -210,8 +255,7 @@ impl Loss {
                 add_column_sums(logits, db);
             }
         }
-        let sum = rows.sum(&losses);
-        (Buffer::from_slice(&[sum as f32]), grads)
+        (losses, grads)
     }
 
     /// Adds the products of a chunk's parts to the weight gradient.
@@ -242,6 +286,10 @@ fn scaled(mut gradients: Gradients, grad: &[f32], needs_grad: [bool; 3]) -> [Opt
 
 impl FloatLoss {
     fn run(&self, [x, weight, bias]: [&[f32]; 3], needs_grad: [bool; 3]) -> (Buffer, Gradients) {
+        self.loss.run(x, &self.projection(weight), bias, needs_grad)
+    }
+
+    pub(super) fn projection<'a>(&self, weight: &'a [f32]) -> Projection<'a> {
         let linear = LinearOp {
             rows: 1,
             d_in: self.loss.d_in,
@@ -250,8 +298,7 @@ impl FloatLoss {
             use_matvec: false,
             precision: self.precision,
         };
-        let projection = Projection::Float(linear, weight);
-        self.loss.run(x, &projection, bias, needs_grad)
+        Projection::Float(linear, weight)
     }
 }
 
@@ -283,13 +330,19 @@ impl Op<3> for FloatLoss {
     }
 }
 
+impl QuantizedLoss {
+    pub(super) fn projection(&self) -> Projection<'_> {
+        Projection::Quantized(&self.weight)
+    }
+}
+
 impl Op<1> for QuantizedLoss {
     type Saved = Gradients;
     const SAVES_INPUT: [bool; 1] = [false];
 
     fn forward(&self, [x]: [&[f32]; 1], [needs_x]: [bool; 1]) -> (Buffer, Gradients) {
-        let projection = Projection::Quantized(&self.weight);
-        self.loss.run(x, &projection, &[], [needs_x, false, false])
+        self.loss
+            .run(x, &self.projection(), &[], [needs_x, false, false])
     }
 
     fn backward(&self, ctx: BackwardContext<'_, Gradients, 1>) -> [Option<Buffer>; 1] {
@@ -308,9 +361,8 @@ impl Op<2> for QuantizedLoss {
         [x, bias]: [&[f32]; 2],
         [needs_x, needs_b]: [bool; 2],
     ) -> (Buffer, Gradients) {
-        let projection = Projection::Quantized(&self.weight);
         self.loss
-            .run(x, &projection, bias, [needs_x, false, needs_b])
+            .run(x, &self.projection(), bias, [needs_x, false, needs_b])
     }
 
     fn backward(&self, ctx: BackwardContext<'_, Gradients, 2>) -> [Option<Buffer>; 2] {
@@ -346,6 +398,8 @@ pub(super) fn loss_for_rows(
     };
     let projection = Projection::Float(linear, weight);
     let needs_grad = [needs_x, needs_w, false];
-    let (sum, [dx, dw, _]) = loss.run_rows(&rows, (x, &projection, &[]), needs_grad);
-    [sum, dx, dw].map(|values| values.to_vec())
+    let inputs = (x, &projection, &[][..]);
+    let (losses, [dx, dw, _]) = loss.run_rows(&rows, inputs, needs_grad, RowWeights::Ones);
+    let sum = rows.sum(&losses) as f32;
+    [vec![sum], dx.to_vec(), dw.to_vec()]
 }

@@ -4,6 +4,8 @@
 mod fast;
 #[cfg(feature = "flex")]
 mod rows;
+#[cfg(feature = "flex")]
+mod sequences;
 #[cfg(all(test, feature = "flex"))]
 mod tests;
 
@@ -111,6 +113,47 @@ pub fn cross_entropy_sum(hidden: Tensor<3>, layer: OutputLayer, targets: &[u32])
     let logits = layer.logits(hidden);
     let vocab = logits.dims()[2];
     crate::reference::cross_entropy_sum(logits.reshape([batch * seq, vocab]), targets)
+}
+
+/// Sum of `-ln p(target)` of each sequence, in nats, `[batch]`, over its positions whose target is not
+/// [`IGNORE`](crate::IGNORE).
+///
+/// Arguments and panics are those of [`cross_entropy_sum`]. It is for losses that are not a sum over tokens, such as
+/// those of preferences: the gradient of a sequence depends on its whole loss. The fast implementation therefore
+/// computes the logits a second time in the backward pass, in chunks, and stores none of them.
+///
+/// # Example
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use nextword_kernels::{IGNORE, OutputLayer, OutputWeight, Precision, cross_entropy_per_sequence};
+///
+/// let device = Device::flex();
+/// let layer = OutputLayer {
+///     weight: OutputWeight::Matrix(Tensor::ones([4, 10], &device)), // ten equal logits
+///     bias: None,
+///     soft_cap: None,
+///     precision: Precision::F32,
+/// };
+/// let hidden = Tensor::<3>::ones([2, 2, 4], &device); // [batch, seq, d_model]
+/// let losses = cross_entropy_per_sequence(hidden, layer, &[7, IGNORE, 2, 3]);
+/// let losses: Vec<f32> = losses.into_data().try_to_vec()?;
+/// assert!((losses[0] - 10f32.ln()).abs() < 1e-5 && (losses[1] - 2.0 * 10f32.ln()).abs() < 1e-5);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn cross_entropy_per_sequence(
+    hidden: Tensor<3>,
+    layer: OutputLayer,
+    targets: &[u32],
+) -> Tensor<1> {
+    let [batch, seq, _] = hidden.dims();
+    assert_eq!(targets.len(), batch * seq, "one target for each position");
+    #[cfg(feature = "flex")]
+    if crate::fused::is_flex_f32(&hidden) {
+        crate::linear::check_shapes(&hidden, layer.weight.shape(), layer.bias.as_ref());
+        return sequences::cross_entropy_per_sequence(hidden, layer, targets);
+    }
+    crate::reference::cross_entropy_per_sequence(layer.logits(hidden), targets)
 }
 
 /// Rows of the logits that the fused [`cross_entropy_sum`] computes at a time with `vocab` columns, which

@@ -67,6 +67,12 @@ pub struct State {
     pub best: Option<f64>,
     /// Number of validations since the lowest loss.
     pub since_best: u64,
+    /// The losses of the texts of `validation.also` before the first step, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub other_text: BTreeMap<String, f64>,
+    /// SHA-256 of the log probabilities of the reference, in runs on preferences.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -16,6 +16,14 @@ pub(super) struct Fitted {
     pub(super) is_cut: bool,
 }
 
+impl Fitted {
+    /// The ids before the first trained one.
+    pub(super) fn prompt(&self) -> &[u32] {
+        let start = self.trained.first().map_or(0, |span| span.start);
+        self.ids.get(..start).unwrap_or_default()
+    }
+}
+
 /// Why a sample cannot be trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Misfit {

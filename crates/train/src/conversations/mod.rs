@@ -1,8 +1,11 @@
 //! Conversations as training data: records, formatted by a chat template, encoded, fitted into sequences and split.
 
+mod collected;
+mod comparisons;
 mod encoder;
 mod evaluation;
 mod fit;
+mod mismatched;
 mod prompts;
 mod report;
 mod rows;
@@ -12,27 +15,22 @@ pub(crate) mod split;
 #[allow(clippy::unwrap_used, clippy::single_range_in_vec_init)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use nextword_base::hash::sha256_hex;
-use nextword_chat::{ChatError, Example, Message, Role, SampleEncoder, TokenSample};
-use nextword_data::{
-    DataConfig, Dataset, LoaderConfig, Samples, SamplesBuilder, Tokenizer, Tokens, TooLong, TrainOn,
-};
+use nextword_chat::{ChatError, Example, Message, Role, SampleEncoder};
+use nextword_data::{DataConfig, Dataset, LoaderConfig, Samples, Tokenizer, Tokens, TrainOn};
 use nextword_model::{DEFAULT_TEMPLATE, ModelTokens};
 
+use self::collected::{Collected, Split};
 use self::encoder::{encoder, texts};
 pub use self::evaluation::ConversationSet;
-use self::fit::{Fitted, Misfit, fit};
 pub use self::prompts::PromptCheck;
 pub use self::report::{ConversationReport, LeftOut};
 pub use self::rows::{RowReport, RowUse};
 use self::source::{TemplateChoice, TemplateSource};
-use crate::{RunConfig, TrainError};
-
-/// Maximum number of examples of unknown text.
-const MAX_UNKNOWN: usize = 5;
+use crate::{PreferenceLoss, RunConfig, TrainError};
 
 /// The conversations of a run: both splits as samples, and how they came about.
 #[derive(Debug)]
@@ -52,6 +50,10 @@ pub struct Conversations {
     pub examples: Examples,
     /// How the samples are divided into batches.
     batches: LoaderConfig,
+    /// What a run on preferences compares: samples 2i and 2i + 1 of each split are a pair.
+    loss: Option<PreferenceLoss>,
+    /// For each rated completion, whether it is good.
+    pub(crate) ratings: Ratings,
     /// Which messages are trained.
     train_on: TrainOn,
     /// The hash of the chat template.
@@ -69,6 +71,13 @@ pub struct Examples {
     pub validation: Vec<Arc<Example>>,
     /// For each training sample, the numbers of ids before the assistant's trained messages.
     prompt_ends: Vec<Vec<usize>>,
+}
+
+/// For each rated completion of both splits, whether it is good; empty without ratings.
+#[derive(Debug, Default)]
+pub(crate) struct Ratings {
+    pub(crate) train: Vec<bool>,
+    pub(crate) validation: Vec<bool>,
 }
 
 /// What a model brings to the formatting of its conversations.
@@ -107,30 +116,22 @@ impl Conversations {
         report.template = template.as_ref().map(|template| template.name.clone());
         let encoder = encoder(data.train_on, template.as_ref(), &model)?;
 
-        let mut eos_ids = BTreeSet::new();
-        let mut collected = Collected::default();
+        let mut collected = Collected::new(data, max_length, report);
         for record in records {
-            let place = record.source.to_string();
-            let encoded = encoder.encode(&record.example).map_err(|error| {
-                let error = with_hint(error, &record.example);
-                TrainError::conversation(&place, report.template.as_deref(), error)
-            })?;
-            collected.add(record.example, &encoded, data.split.seed);
-            for sample in &encoded {
-                let method = sample.method.as_str().to_string();
-                *report.methods.entry(method).or_default() += 1;
-                report.split_samples += usize::from(sample.is_split);
-                note_unknown(sample, &mut report.unknown);
-                let last = sample.turn_ends.iter().filter_map(|end| end.checked_sub(1));
-                eos_ids.extend(last.filter_map(|at| sample.ids.get(at).copied()));
-                collected.push(sample, max_length, data.too_long, &place, &mut report)?;
+            match &config.preferences {
+                None => collected.add_record(record, &encoder)?,
+                Some(settings) => collected.add_comparison(record, &encoder, settings.loss)?,
             }
         }
-        let eos_ids = eos_ids.into_iter();
-        report.eos_tokens = eos_ids
-            .filter_map(|id| model.tokenizer.id_to_token(id))
-            .collect();
-        let (train, validation, examples) = collected.split(data.split.validation, &mut report)?;
+        collected.note_eos_tokens(&*model.tokenizer);
+        let loss = config.preferences.map(|settings| settings.loss);
+        let Split {
+            train,
+            validation,
+            examples,
+            ratings,
+            report,
+        } = collected.split(data.split.validation, loss)?;
         if train.is_empty() {
             return Err(nothing_left(&report));
         }
@@ -142,6 +143,8 @@ impl Conversations {
             encoder,
             examples,
             batches: LoaderConfig::default(),
+            loss,
+            ratings,
             train_on: data.train_on,
             template_hash: template.map(|template| sha256_hex(template.text.as_bytes())),
             sources: source::name(data),
@@ -158,18 +161,30 @@ impl Conversations {
 
     /// Identifies the samples, their trained tokens and the template.
     pub(crate) fn fingerprint(&self) -> String {
-        format!(
+        let samples = format!(
             "training samples {}, validation samples {}, template {}",
             self.train.content_hash(),
             self.validation.content_hash(),
             self.template_hash.as_deref().unwrap_or("none")
-        )
+        );
+        let Ratings { train, validation } = &self.ratings;
+        if train.is_empty() {
+            return samples;
+        }
+        let ratings = train.iter().chain(validation);
+        let ratings: Vec<u8> = ratings.map(|is_good| u8::from(*is_good)).collect();
+        format!("{samples}, ratings {}", sha256_hex(&ratings))
     }
 
     /// Describes the data for the model card.
     pub(crate) fn description(&self) -> String {
+        let what = match self.loss {
+            None => "conversations",
+            Some(loss) if loss.is_pairwise() => "pairs of completions",
+            Some(_) => "rated completions",
+        };
         format!(
-            "{}: {} training and {} validation conversations, {} trained tokens",
+            "{}: {} training and {} validation {what}, {} trained tokens",
             self.sources,
             self.report.train,
             self.report.validation,
@@ -185,6 +200,33 @@ impl Conversations {
     /// How the samples are divided into batches.
     pub(crate) fn batches(&self) -> LoaderConfig {
         self.batches
+    }
+
+    /// What training sample `index` is in a run on preferences; `None` in a supervised run.
+    pub fn role(&self, index: usize) -> Option<&'static str> {
+        let is_first = index.is_multiple_of(2);
+        Some(match self.loss? {
+            loss if loss.is_pairwise() && is_first => "chosen",
+            loss if loss.is_pairwise() => "rejected",
+            _ if !is_first => "with another completion, to estimate the divergence",
+            _ if self.ratings.train.get(index / 2) == Some(&true) => "good",
+            _ => "bad",
+        })
+    }
+
+    /// The samples of the validation split whose completions a model should generate: all of a supervised run, and the
+    /// chosen or good ones of a run on preferences.
+    pub(crate) fn wanted_validation(&self) -> Vec<usize> {
+        let count = self.validation.len();
+        match self.loss {
+            None => (0..count).collect(),
+            Some(loss) if loss.is_pairwise() => (0..count).step_by(2).collect(),
+            Some(_) => {
+                let good = self.ratings.validation.iter().enumerate();
+                good.filter_map(|(pair, is_good)| is_good.then_some(2 * pair))
+                    .collect()
+            }
+        }
     }
 
     /// The longest row of both splits.
@@ -268,15 +310,6 @@ fn add_eos_token(
     }
 }
 
-/// Keeps the first texts that are not in the vocabulary.
-fn note_unknown(sample: &TokenSample, known: &mut Vec<String>) {
-    for text in &sample.unknown.unknown {
-        if known.len() < MAX_UNKNOWN && !known.contains(text) {
-            known.push(text.clone());
-        }
-    }
-}
-
 fn nothing_left(report: &ConversationReport) -> TrainError {
     let reasons = report.left_out_lines();
     let problem = match reasons[..] {
@@ -291,104 +324,4 @@ fn nothing_left(report: &ConversationReport) -> TrainError {
         problem,
         "check the records; `data.too_long = \"truncate\"` or a larger train.sequence_length keeps long ones",
     )
-}
-
-/// The samples of all records, before they are split.
-#[derive(Default)]
-struct Collected {
-    records: Vec<EncodedRecord>,
-}
-
-/// A record, and those of its samples that can be trained.
-struct EncodedRecord {
-    example: Arc<Example>,
-    key: u64,
-    samples: Vec<Fitted>,
-}
-
-impl Collected {
-    fn add(&mut self, example: Example, encoded: &[TokenSample], seed: u64) {
-        let ids = encoded.iter().map(|sample| sample.ids.clone());
-        self.records.push(EncodedRecord {
-            example: Arc::new(example),
-            key: split::content_key(seed, ids),
-            samples: Vec::new(),
-        });
-    }
-
-    /// Adds a sample to the last record, if it can be trained.
-    fn push(
-        &mut self,
-        sample: &TokenSample,
-        max_length: usize,
-        too_long: TooLong,
-        place: &str,
-        report: &mut ConversationReport,
-    ) -> Result<(), TrainError> {
-        match fit(sample, max_length, too_long) {
-            Ok(fitted) => {
-                if fitted.is_cut {
-                    report.leave_out("cut to fit into a sequence", place);
-                }
-                if let Some(record) = self.records.last_mut() {
-                    record.samples.push(fitted);
-                }
-                Ok(())
-            }
-            Err(Misfit::TooLong) => {
-                report.leave_out("with no trained message that fits into a sequence", place);
-                Ok(())
-            }
-            Err(Misfit::Error) => Err(TrainError::config(
-                "data.too_long",
-                format!(
-                    "{place}: the conversation has {} tokens, more than a sequence of {max_length}",
-                    sample.ids.len()
-                ),
-                "shorten it, increase train.sequence_length, or set data.too_long = \"turns\"",
-            )),
-        }
-    }
-
-    /// Assigns the records to the splits.
-    fn split(
-        mut self,
-        share: f64,
-        report: &mut ConversationReport,
-    ) -> Result<(Samples, Samples, Examples), TrainError> {
-        self.records.retain(|record| !record.samples.is_empty());
-        let keys: Vec<u64> = self.records.iter().map(|record| record.key).collect();
-        let selected = split::select_validation(&keys, share);
-        let mut builders = [SamplesBuilder::default(), SamplesBuilder::default()];
-        let mut prompts = [Vec::new(), Vec::new()];
-        let mut examples = Examples::default();
-        for (record, is_validation) in self.records.iter().zip(selected) {
-            let side = usize::from(is_validation);
-            let (of_side, counted) = if is_validation {
-                (&mut examples.validation, &mut report.validation)
-            } else {
-                (&mut examples.train, &mut report.train)
-            };
-            *counted += 1;
-            for sample in &record.samples {
-                builders[side].push(&sample.ids, &sample.trained)?;
-                of_side.push(Arc::clone(&record.example));
-                if !is_validation {
-                    examples.prompt_ends.push(sample.prompt_ends.clone());
-                }
-            }
-            if let Some(first) = record.samples.first() {
-                let start = first.trained.first().map_or(0, |span| span.start);
-                prompts[side].push(&first.ids[..start]);
-            }
-        }
-        let [of_train, of_validation] = prompts;
-        let known: HashSet<&[u32]> = of_train.into_iter().collect();
-        let shared = of_validation.iter();
-        report.shared_prompts = shared
-            .filter(|prompt| !prompt.is_empty() && known.contains(*prompt))
-            .count();
-        let [train, validation] = builders.map(SamplesBuilder::finish);
-        Ok((train, validation, examples))
-    }
 }

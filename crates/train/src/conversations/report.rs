@@ -25,6 +25,12 @@ pub struct ConversationReport {
     pub validation: usize,
     /// Number of validation conversations whose prompt occurs in the training data too.
     pub shared_prompts: usize,
+    /// Number of pairs of completions, in runs on preferences.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub pairs: usize,
+    /// Those whose chosen completion has more tokens than the rejected one.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub longer_chosen: usize,
     /// Number of samples with a token that would reach across the end of a prompt if the text was encoded as a whole.
     pub split_samples: usize,
     /// Text that is not in the vocabulary: the first examples.
@@ -43,6 +49,14 @@ pub struct LeftOut {
     /// Where the first of them are.
     pub places: Vec<String>,
 }
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // The signature that serde calls.
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+/// The share of pairs with a longer chosen completion from which a run warns.
+const MAX_LONGER_CHOSEN: f64 = 0.7;
 
 impl ConversationReport {
     /// The report about records that were read.
@@ -100,6 +114,15 @@ impl ConversationReport {
                  validation loss is too low; hint: remove duplicates",
                 self.shared_prompts,
                 count(self.validation as u64, "conversation")
+            ));
+        }
+        if self.longer_chosen as f64 > MAX_LONGER_CHOSEN * self.pairs as f64 {
+            warnings.push(format!(
+                "the chosen completion is longer in {} of {}, so that the model may learn to write more; hint: add \
+                 pairs whose chosen completion is the shorter one, or set preferences.loss = \"ipo\", which compares \
+                 log probabilities per token",
+                self.longer_chosen,
+                count(self.pairs as u64, "pair")
             ));
         }
         if !self.unknown.is_empty() {

@@ -5,10 +5,10 @@ use std::fs;
 use std::path::PathBuf;
 
 use nextword_chat::{
-    BuiltinTemplate, Conversation, Example, Message, RecordCounts, RecordFormat, RecordSource,
-    SourcedRecord, read_records,
+    BuiltinTemplate, Conversation, Example, Message, Preference, RecordCounts, RecordFormat,
+    RecordSource, SourcedRecord, read_records,
 };
-use nextword_data::{DataConfig, StoryChats};
+use nextword_data::{Builtin, DataConfig, StoryChats};
 use nextword_model::DEFAULT_TEMPLATE;
 
 use crate::TrainError;
@@ -21,28 +21,62 @@ pub(super) fn records(
         return Ok(read_records(&config.conversations)?);
     }
     let chats = StoryChats::new(config.seed, config.documents);
-    let path = PathBuf::from(chats.name());
+    let is_compared = config.builtin == Some(Builtin::StoriesPreferences);
+    let format = if is_compared {
+        RecordFormat::Preference
+    } else {
+        RecordFormat::OpenAi
+    };
+    let path = PathBuf::from(name(config));
     let records: Vec<_> = chats
         .iter()
-        .zip(1..)
-        .map(|(chat, number)| {
-            let exchanges = chat.exchanges.into_iter();
-            let messages = exchanges
-                .flat_map(|(user, reply)| [Message::user(user), Message::assistant(reply)]);
-            SourcedRecord {
-                source: RecordSource {
-                    path: path.clone(),
-                    number,
-                    is_list: true,
-                },
-                format: RecordFormat::OpenAi,
-                example: Example::Conversation(Conversation::new(messages.collect())),
-            }
+        .enumerate()
+        .filter_map(|(index, chat)| {
+            let messages = messages(chat.exchanges);
+            let example = if is_compared {
+                let wrong = |question: &str| chats.wrong_reply(index, question);
+                Example::Preference(preference(messages, wrong)?)
+            } else {
+                Example::Conversation(Conversation::new(messages))
+            };
+            let source = RecordSource {
+                path: path.clone(),
+                number: index as u64 + 1,
+                is_list: true,
+            };
+            Some(SourcedRecord {
+                source,
+                format,
+                example,
+            })
         })
         .collect();
     let mut counts = RecordCounts::default();
-    counts.formats.insert(RecordFormat::OpenAi, records.len());
+    counts.formats.insert(format, records.len());
     Ok((records, counts))
+}
+
+fn messages(exchanges: Vec<(String, String)>) -> Vec<Message> {
+    let exchanges = exchanges.into_iter();
+    exchanges
+        .flat_map(|(user, reply)| [Message::user(user), Message::assistant(reply)])
+        .collect()
+}
+
+/// Compares the last message with a wrong one to the same question, which is the last paragraph before it.
+fn preference(
+    mut messages: Vec<Message>,
+    wrong: impl Fn(&str) -> Option<String>,
+) -> Option<Preference> {
+    let chosen = messages.pop()?;
+    let asked = messages.last()?.text();
+    let rejected = wrong(asked.rsplit("\n\n").next()?)?;
+    Some(Preference {
+        prompt: messages,
+        chosen: vec![chosen],
+        rejected: vec![Message::assistant(rejected)],
+        tools: None,
+    })
 }
 
 /// The texts of an example, without those of a template.
@@ -53,6 +87,20 @@ pub(super) fn texts(example: &Example) -> Vec<String> {
         }
         Example::Completion { prompt, completion } => vec![prompt.clone(), completion.clone()],
         Example::Text(text) => vec![text.clone()],
+        Example::Preference(preference) => {
+            let Preference {
+                prompt,
+                chosen,
+                rejected,
+                ..
+            } = preference;
+            let messages = prompt.iter().chain(chosen).chain(rejected);
+            messages.map(Message::text).collect()
+        }
+        Example::Rated(rated) => {
+            let messages = rated.prompt.iter().chain(&rated.completion);
+            messages.map(Message::text).collect()
+        }
         _ => Vec::new(),
     }
 }
@@ -60,7 +108,13 @@ pub(super) fn texts(example: &Example) -> Vec<String> {
 /// A description of the files that the records come from.
 pub(super) fn name(config: &DataConfig) -> String {
     if config.conversations.is_empty() {
-        return StoryChats::new(config.seed, config.documents).name();
+        let name = StoryChats::new(config.seed, config.documents).name();
+        return match config.builtin {
+            Some(Builtin::StoriesPreferences) => {
+                name.replace("stories_chat", "stories_preferences")
+            }
+            _ => name,
+        };
     }
     let paths = config.conversations.iter();
     let paths: Vec<_> = paths.map(|path| path.display().to_string()).collect();

@@ -1,11 +1,13 @@
 mod runs;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
-use nextword_data::{Builtin, IGNORE, TooLong, TrainOn};
+use nextword_data::{Builtin, IGNORE, SamplesBuilder, TooLong, TrainOn};
 use nextword_model::ModelDir;
 use serde_json::json;
 
+use super::fit::{Misfit, fit};
 use super::*;
 use crate::{
     Hooks, InMemoryTrainer, NullReporter, StopFlag, parse_config, prepare_conversations,

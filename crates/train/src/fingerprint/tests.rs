@@ -89,6 +89,7 @@ fn every_setting_is_considered() {
         model,
         train,
         lora: _,
+        preferences: _,
         optimizer,
         schedule,
         validation: _,
@@ -110,6 +111,13 @@ fn every_setting_is_considered() {
         plus_ratio: _,
         modules_to_save: _,
     } = crate::LoraSettings::default();
+    let crate::PreferenceSettings {
+        loss: _,
+        beta: _,
+        label_smoothing: _,
+        desirable_weight: _,
+        undesirable_weight: _,
+    } = crate::PreferenceSettings::default();
     // The hashes of tokens, samples and template cover all but `order` and `packing`.
     let nextword_data::DataConfig {
         path: _,
@@ -240,4 +248,28 @@ fn differences_name_key_and_both_values() {
             "train.batch_size was 16, is 12"
         ]
     );
+}
+
+#[test]
+fn the_settings_of_preferences_are_part_of_the_fingerprint() {
+    let supervised = fingerprint(&RunConfig::default());
+    let with = |change: fn(&mut PreferenceSettings)| {
+        let mut preferences = PreferenceSettings::default();
+        change(&mut preferences);
+        fingerprint(&RunConfig {
+            preferences: Some(preferences),
+            ..RunConfig::default()
+        })
+    };
+    let found = [
+        supervised,
+        with(|_| {}),
+        with(|preferences| preferences.loss = crate::PreferenceLoss::Kto),
+        with(|preferences| preferences.beta = 0.2),
+        with(|preferences| preferences.label_smoothing = 0.1),
+        with(|preferences| preferences.desirable_weight = 2.0),
+        with(|preferences| preferences.undesirable_weight = 2.0),
+    ];
+    let distinct: std::collections::BTreeSet<_> = found.iter().collect();
+    assert_eq!(distinct.len(), found.len());
 }

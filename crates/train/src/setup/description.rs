@@ -86,7 +86,28 @@ impl RunSetup {
                     .flat_map(|read| read.report.warnings()),
             )
             .chain(self.pairs.iter().flat_map(|read| read.report.warnings()))
+            .chain(self.preference_warnings())
             .collect()
+    }
+
+    /// What a run on preferences warns about before it starts.
+    fn preference_warnings(&self) -> Vec<String> {
+        let (Some(settings), Some(read)) = (&self.config.preferences, &self.conversations) else {
+            return Vec::new();
+        };
+        let ratings = &read.ratings.train;
+        let good = ratings.iter().filter(|is_good| **is_good).count();
+        let is_rated = !settings.loss.is_pairwise();
+        let balance = settings.balance_warning(good, ratings.len() - good);
+        let balance = balance.filter(|_| is_rated);
+        let dropout = &self.config.model.dropout;
+        let lora = self.config.lora.as_ref().map_or(0.0, |lora| lora.dropout);
+        let rates = [dropout.embedding, dropout.attention, dropout.residual, lora];
+        let dropout = rates.iter().any(|rate| *rate > 0.0).then(|| {
+            "dropout has no effect with [preferences]: the log probabilities are compared with those of the reference"
+                .to_string()
+        });
+        balance.into_iter().chain(dropout).collect()
     }
 
     fn unknown_tokens_warning(&self) -> Option<String> {

@@ -4,7 +4,7 @@ use nextword_kernels::QuantizedMatrix;
 use nextword_model::{Bits, DeviceName, MemoryEstimate, TrainingShape};
 
 use super::RunSetup;
-use crate::Optimizer;
+use crate::{Optimizer, PreferenceSettings};
 
 /// Memory that a validation batch may always take.
 const MIN_VALIDATION_MEMORY: usize = 64 << 20;
@@ -20,8 +20,14 @@ impl RunSetup {
     /// What determines the memory of a training step besides the model.
     pub(crate) fn training_shape(&self) -> TrainingShape {
         let train = &self.config.train;
+        let is_pairwise = |settings: &PreferenceSettings| settings.loss.is_pairwise();
+        // A pair is two rows.
+        let rows = match &self.config.preferences {
+            Some(settings) if is_pairwise(settings) => 2 * train.batch_size,
+            _ => train.batch_size,
+        };
         TrainingShape {
-            batch_size: train.batch_size,
+            batch_size: rows,
             sequence_length: self.config.sequence_length(),
             accumulation: train.accumulation,
             moments: Optimizer::state_per_parameter(&self.config.optimizer),

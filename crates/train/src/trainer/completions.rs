@@ -17,10 +17,11 @@ fn of_run(training: &TrainingLoop, count: usize) -> Result<Vec<HeldOut>, DataErr
     let setup = &training.setup;
     match (&setup.conversations, &setup.pairs) {
         (Some(read), _) if setup.config.data.train_on != TrainOn::All => {
-            held_out(&read.validation, count)
+            held_out(&read.validation, &read.wanted_validation(), count)
         }
         (None, Some(read)) => {
-            let mut found = held_out(&read.held_out, count)?;
+            let all: Vec<usize> = (0..read.held_out.len()).collect();
+            let mut found = held_out(&read.held_out, &all, count)?;
             if read.held_out.layout() == SampleLayout::EncoderDecoder {
                 // The decoder begins with the last token, which is not part of the source.
                 for pair in &mut found {

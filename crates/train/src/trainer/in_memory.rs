@@ -8,9 +8,10 @@ use nextword_model::{BaseModel, ModelCard, ModelDir, Transformer};
 
 use super::StopFlag;
 use super::save::Trained;
+use super::warnings::{report_other_text, report_validation};
 use crate::report::{Reporter, StepReport, StopReason, ValidationReport};
 use crate::training_loop::{LoopObserver, TrainingLoop, initial_state};
-use crate::{RunSetup, TrainError};
+use crate::{OtherTextLoss, RunSetup, TrainError};
 
 /// Trains in memory: without a folder, a lock or any file.
 ///
@@ -115,6 +116,7 @@ impl InMemoryTrainer {
         let optimizer = self.setup.config.new_optimizer();
         let state = initial_state(&self.setup);
         let mut training = TrainingLoop::new(self.setup, self.model, optimizer, state)?;
+        training.prepare_preferences(None, reporter)?;
         let reason = training.run(&mut ReportingObserver { reporter, stop })?;
         let model = training.stepper.inference_model();
         training.check_weights(&model)?;
@@ -169,10 +171,19 @@ impl LoopObserver for ReportingObserver<'_> {
 
     fn validated(
         &mut self,
-        _training: &TrainingLoop,
+        training: &TrainingLoop,
         report: &ValidationReport,
     ) -> Result<(), TrainError> {
-        self.reporter.validated(report);
+        report_validation(training, report, self.reporter);
+        Ok(())
+    }
+
+    fn measured_other_text(
+        &mut self,
+        training: &TrainingLoop,
+        before: &[OtherTextLoss],
+    ) -> Result<(), TrainError> {
+        report_other_text(training, before, self.reporter);
         Ok(())
     }
 }

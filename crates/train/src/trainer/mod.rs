@@ -4,9 +4,12 @@ mod completions;
 mod in_memory;
 #[cfg(test)]
 mod lora_tests;
+#[cfg(test)]
+mod preference_tests;
 mod probes;
 mod resume;
 mod save;
+mod warnings;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,7 +26,7 @@ use crate::report::{
     StopReason, ValidationReport,
 };
 use crate::training_loop::{LoopObserver, TrainingLoop, initial_state};
-use crate::{Optimizer, RunConfig, RunSetup, TrainError};
+use crate::{Optimizer, OtherTextLoss, RunConfig, RunSetup, TrainError};
 
 /// Requests that a run saves and stops after the current update.
 ///
@@ -198,6 +201,8 @@ impl Trainer {
                 "compiling GPU programs for the first step; this may take a minute"
             });
         }
+        let reference = output.folder.reference_path();
+        training.prepare_preferences(Some(&reference), reporter)?;
         probes::run(training, &output.folder, false, reporter, hooks)?;
         let mut observer = RunObserver {
             output: &mut *output,
@@ -257,6 +262,7 @@ impl Trainer {
             loss: state.loss,
             best: state.best,
             validation: state.validation,
+            other_text: training.other_text.clone(),
             elapsed: state.elapsed,
             folder: output.folder.path().to_path_buf(),
         };
@@ -302,6 +308,7 @@ impl LoopObserver for RunObserver<'_> {
             step: report.step,
             tokens: training.state.tokens,
             loss: Some(report.loss),
+            preferences: report.preferences,
             lr: Some(report.learning_rate),
             grad_norm: Some(report.grad_norm),
             tokens_per_second: Some(report.tokens_per_second),
@@ -321,15 +328,35 @@ impl LoopObserver for RunObserver<'_> {
             step: report.step,
             tokens: training.state.tokens,
             val_loss: Some(report.loss),
+            preferences: report.preferences,
             ended: completions.and_then(|report| report.ended_share()),
             exact: completions.and_then(|report| report.exact_share()),
             elapsed: training.elapsed(),
             ..MetricsLine::default()
         })?;
-        self.reporter.validated(&ValidationReport {
+        let report = ValidationReport {
             completions,
             ..*report
-        });
+        };
+        warnings::report_validation(training, &report, self.reporter);
+        Ok(())
+    }
+
+    fn measured_other_text(
+        &mut self,
+        training: &TrainingLoop,
+        before: &[OtherTextLoss],
+    ) -> Result<(), TrainError> {
+        self.output.folder.check_exists()?;
+        let losses = training.other_text.iter();
+        self.output.metrics.write(&MetricsLine {
+            step: training.state.step,
+            tokens: training.state.tokens,
+            other_text: losses.map(|text| (text.name.clone(), text.loss)).collect(),
+            elapsed: training.elapsed(),
+            ..MetricsLine::default()
+        })?;
+        warnings::report_other_text(training, before, self.reporter);
         Ok(())
     }
 

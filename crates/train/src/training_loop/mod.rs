@@ -2,6 +2,7 @@
 //! output; a [`LoopObserver`] does that.
 
 mod divergence;
+mod evaluation;
 
 use std::time::Instant;
 
@@ -11,9 +12,10 @@ use nextword_model::{ModelCard, Transformer, peak_memory};
 
 use crate::checkpoint::State;
 use crate::fingerprint::{fingerprint, settings};
-use crate::nonfinite::first_nonfinite_validation;
+use crate::objective::Objective;
 use crate::report::{StepReport, StopReason, ValidationReport};
-use crate::{Optimizer, RunSetup, Stepper, TrainError};
+use crate::stepper::StepGradients;
+use crate::{Optimizer, OtherTextLoss, PreferenceMetrics, RunSetup, Stepper, TrainError};
 
 /// Number of steps whose batches are prefetched.
 const PREFETCH_STEPS: usize = 2;
@@ -27,6 +29,12 @@ pub(crate) struct TrainingLoop {
     pub(crate) setup: RunSetup,
     pub(crate) stepper: Stepper,
     pub(crate) state: State,
+    /// Loss and metrics of the validation before the current one.
+    pub(crate) last_validation: Option<(f64, PreferenceMetrics)>,
+    /// The last losses of other texts.
+    pub(crate) other_text: Vec<OtherTextLoss>,
+    /// The loss of a run on preferences (see [`prepare_preferences`](TrainingLoop::prepare_preferences)).
+    objective: Option<Objective>,
     norms: Vec<f64>,
     timing: Timing,
 }
@@ -60,6 +68,13 @@ pub(crate) trait LoopObserver {
         &mut self,
         training: &TrainingLoop,
         report: &ValidationReport,
+    ) -> Result<(), TrainError>;
+
+    /// The losses of other texts were computed; `before` are the earlier ones.
+    fn measured_other_text(
+        &mut self,
+        training: &TrainingLoop,
+        before: &[OtherTextLoss],
     ) -> Result<(), TrainError>;
 
     /// `model` has the lowest validation loss so far. Returns whether this counts: not if it should
@@ -118,6 +133,9 @@ impl TrainingLoop {
             setup,
             stepper,
             state,
+            last_validation: None,
+            other_text: Vec::new(),
+            objective: None,
             norms: Vec::new(),
         })
     }
@@ -133,6 +151,9 @@ impl TrainingLoop {
     ) -> Result<StopReason, TrainError> {
         let micro_batches = self.setup.config.train.accumulation;
         let prefetched = PREFETCH_STEPS * micro_batches;
+        if self.state.step == 0 {
+            self.measure_other_text(observer)?;
+        }
         let mut stream = self.setup.loader.prefetch(self.state.step, prefetched);
         while self.state.step < self.setup.config.train.steps {
             if self.should_stop_early() {
@@ -152,7 +173,10 @@ impl TrainingLoop {
             if at_end {
                 tracing::debug!(peak_memory = peak_memory(), "updates done");
             }
-            self.validate(at_end, observer)?;
+            if self.is_validation_due(at_end) {
+                self.validate(observer)?;
+                self.measure_other_text(observer)?;
+            }
             observer.step_ended(self, at_end)?;
         }
         Ok(StopReason::Finished)
@@ -168,16 +192,20 @@ impl TrainingLoop {
         let step = self.state.step;
         let _span = tracing::debug_span!("step", step).entered();
         let lr = self.learning_rate(step);
-        let found = self.stepper.gradients(batches, step);
+        let found = self.gradients(batches);
         let (loss, grad_norm) = (found.loss, found.norm);
         if !found.is_finite() {
             return Err(self.diverged(batches, &found.gradients, lr, loss));
         }
         let max_lr = self.setup.config.schedule.learning_rate;
+        let preferences = found.preferences;
         self.stepper.update(found, lr, max_lr);
 
         self.state.step += 1;
-        let tokens: usize = batches.iter().map(TokenBatch::target_count).sum();
+        let tokens = match &self.objective {
+            Some(objective) => objective.trained_tokens(batches),
+            None => batches.iter().map(TokenBatch::target_count).sum(),
+        };
         self.state.tokens += tokens as u64;
         self.state.loss = Some(loss);
         self.norms.push(grad_norm);
@@ -187,12 +215,24 @@ impl TrainingLoop {
         let seconds = start.elapsed().as_secs_f64();
         self.timing.seconds += seconds;
         tracing::debug!(loss, grad_norm, lr, ms = seconds * 1e3, "step done");
-        self.report_step(loss, lr, grad_norm, observer)
+        self.report_step((loss, preferences), lr, grad_norm, observer)
+    }
+
+    /// Loss and gradients of the next update.
+    fn gradients(&self, batches: &[TokenBatch]) -> StepGradients {
+        let step = self.state.step;
+        let Some(objective) = &self.objective else {
+            return self.stepper.gradients(batches, step);
+        };
+        let indices = |micro| self.setup.loader.indices(step, micro);
+        let pairs: Vec<_> = (0..batches.len()).map(indices).collect();
+        let recompute = self.setup.config.train.recompute;
+        objective.gradients(self.stepper.model(), batches, &pairs, recompute)
     }
 
     fn report_step(
         &mut self,
-        loss: f64,
+        (loss, preferences): (f64, PreferenceMetrics),
         learning_rate: f64,
         grad_norm: f64,
         observer: &mut impl LoopObserver,
@@ -207,6 +247,7 @@ impl TrainingLoop {
             step,
             steps: train.steps,
             loss,
+            preferences,
             learning_rate,
             grad_norm,
             tokens_per_second,
@@ -226,27 +267,27 @@ impl TrainingLoop {
         patience > 0 && self.state.since_best >= patience
     }
 
-    /// Computes the validation loss when due.
-    fn validate(
-        &mut self,
-        at_end: bool,
-        observer: &mut impl LoopObserver,
-    ) -> Result<(), TrainError> {
-        let config = self.setup.config.validation;
+    fn is_validation_due(&self, at_end: bool) -> bool {
+        let every = self.setup.config.validation.every;
+        every > 0 && self.state.step.is_multiple_of(every) || at_end
+    }
+
+    /// Computes the validation loss.
+    fn validate(&mut self, observer: &mut impl LoopObserver) -> Result<(), TrainError> {
         let step = self.state.step;
-        let is_due = config.every > 0 && step.is_multiple_of(config.every) || at_end;
-        let Some(windows) = self.setup.validation.as_ref().filter(|_| is_due) else {
+        if !self.has_validation() {
             return Ok(());
-        };
+        }
         let start = Instant::now();
         let model = self.stepper.inference_model();
-        let rows = self.setup.validation_rows();
         nextword_kernels::release_unused_memory();
-        let evaluation = nextword_eval::evaluate(&model, windows, rows)?;
+        let Some(found) = self.evaluate(&model)? else {
+            return Ok(());
+        };
         nextword_kernels::release_unused_memory();
-        let loss = evaluation.nats_per_token;
+        let loss = found.loss;
         if !loss.is_finite() {
-            let first = first_nonfinite_validation(&model, windows, rows)?;
+            let first = self.first_nonfinite_validation(&model)?;
             return Err(self.divergence(step, first, self.last_lr(), loss));
         }
         let improved = self.state.best.is_none_or(|best| loss < best);
@@ -255,11 +296,13 @@ impl TrainingLoop {
             step,
             loss,
             best: self.state.best.map_or(loss, |best| best.min(loss)),
-            tokens: evaluation.tokens as usize,
+            tokens: found.tokens,
             seconds: start.elapsed().as_secs_f64(),
+            preferences: found.metrics,
             completions: None,
         };
         observer.validated(self, &report)?;
+        self.last_validation = Some((loss, report.preferences));
         if !improved {
             self.state.since_best += 1;
         } else if observer.improved(self, &model)? {

@@ -57,7 +57,11 @@ pub(crate) fn run(args: &PreviewArgs) -> anyhow::Result<()> {
              builtin = \"stories_chat\" under [data], or data.pairs to a file of sources and targets",
         ));
     };
-    let shown = selected(args, &conversations.train)?;
+    let mut shown = selected(args, &conversations.train)?;
+    if conversations.role(shown.start).is_some() && args.sample.is_none() {
+        // Both samples of a pair.
+        shown = shown.start & !1..shown.end.next_multiple_of(2);
+    }
     let tokenizer = &*conversations.tokenizer;
     if args.json {
         return print_json(&conversations, shown);
@@ -66,9 +70,10 @@ pub(crate) fn run(args: &PreviewArgs) -> anyhow::Result<()> {
     for index in shown {
         let sample = conversations.train.sample(index)?;
         output::print_line(&format!(
-            "sample {} of {}: {}, {} trained\n",
+            "sample {} of {}{}: {}, {} trained\n",
             index + 1,
             conversations.train.len(),
+            pair_part(&conversations, index),
             count(sample.ids.len() as u64, "token"),
             grouped(conversations.train.trained_in(index) as u64)
         ))?;
@@ -90,6 +95,14 @@ pub(crate) fn run(args: &PreviewArgs) -> anyhow::Result<()> {
 fn marks() -> (&'static str, &'static str) {
     let has_color = stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     if has_color { COLOR } else { BRACKETS }
+}
+
+/// What a sample is in a run on preferences.
+fn pair_part(conversations: &Conversations, index: usize) -> String {
+    let role = conversations.role(index);
+    role.map_or_else(String::new, |role| {
+        format!(" (pair {}, {role})", index / 2 + 1)
+    })
 }
 
 /// The samples that the arguments select.
@@ -201,6 +214,13 @@ fn summary_lines(conversations: &Conversations) -> Vec<String> {
             .collect();
         parts.join(", ")
     };
+    if report.pairs > 0 {
+        lines.push(format!(
+            "  pairs        the chosen completion is longer in {} of {}",
+            grouped(report.longer_chosen as u64),
+            grouped(report.pairs as u64)
+        ));
+    }
     lines.push(format!("  formats      {}", listed(&report.formats)));
     lines.push(format!("  found by     {}", listed(&report.methods)));
     let template = report.template.as_deref().unwrap_or("none");
@@ -276,6 +296,7 @@ fn print_json(conversations: &Conversations, shown: Range<usize>) -> anyhow::Res
         let same = conversations.check_prompts(index)?;
         output::print_json(&json!({
             "sample": index + 1,
+            "role": conversations.role(index),
             "text": tokenizer.decode_with_special_tokens(&sample.ids),
             "ids": sample.ids,
             "trained": spans.collect::<Vec<_>>(),

@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use nextword_train::{Outcome, Reporter, RunInfo, StepReport, StopReason, ValidationReport};
+use nextword_train::{
+    OtherTextLoss, Outcome, PreferenceMetrics, Reporter, RunInfo, StepReport, StopReason,
+    ValidationReport,
+};
 use serde_json::{Value, json};
 
 use super::warn_skipped;
@@ -17,6 +20,16 @@ impl JsonReporter {
     fn write(value: Value) {
         let _ = output::print_json(&value);
     }
+}
+
+/// Adds the metrics of a run on preferences to an event.
+fn with_preferences(metrics: &PreferenceMetrics, mut event: Value) -> Value {
+    if let (Value::Object(fields), Ok(Value::Object(metrics))) =
+        (&mut event, serde_json::to_value(metrics))
+    {
+        fields.extend(metrics);
+    }
+    event
 }
 
 impl Reporter for JsonReporter {
@@ -37,21 +50,31 @@ impl Reporter for JsonReporter {
 
     fn stepped(&mut self, report: &StepReport, logged: bool) {
         if logged {
-            Self::write(json!({
-                "event": "step", "step": report.step, "steps": report.steps, "loss": report.loss,
-                "lr": report.learning_rate, "grad_norm": report.grad_norm,
-                "tokens_per_second": report.tokens_per_second, "eta": report.eta,
-            }));
+            Self::write(with_preferences(
+                &report.preferences,
+                json!({
+                    "event": "step", "step": report.step, "steps": report.steps, "loss": report.loss,
+                    "lr": report.learning_rate, "grad_norm": report.grad_norm,
+                    "tokens_per_second": report.tokens_per_second, "eta": report.eta,
+                }),
+            ));
         }
     }
 
     fn validated(&mut self, report: &ValidationReport) {
-        Self::write(json!({
-            "event": "validation", "step": report.step, "val_loss": report.loss,
-            "best": report.best, "tokens": report.tokens, "seconds": report.seconds,
-            "ended": report.completions.and_then(|completions| completions.ended_share()),
-            "exact": report.completions.and_then(|completions| completions.exact_share()),
-        }));
+        Self::write(with_preferences(
+            &report.preferences,
+            json!({
+                "event": "validation", "step": report.step, "val_loss": report.loss,
+                "best": report.best, "tokens": report.tokens, "seconds": report.seconds,
+                "ended": report.completions.and_then(|completions| completions.ended_share()),
+                "exact": report.completions.and_then(|completions| completions.exact_share()),
+            }),
+        ));
+    }
+
+    fn measured_other_text(&mut self, step: u64, losses: &[OtherTextLoss]) {
+        Self::write(json!({"event": "other_text", "step": step, "losses": losses}));
     }
 
     fn completed(&mut self, step: u64, prompt: &str, text: &str, wanted: &str) {
@@ -82,7 +105,7 @@ impl Reporter for JsonReporter {
         Self::write(json!({
             "event": "ended", "reason": reason, "step": outcome.step, "loss": outcome.loss,
             "val_loss": outcome.validation, "best": outcome.best, "elapsed": outcome.elapsed,
-            "folder": outcome.folder,
+            "folder": outcome.folder, "other_text": outcome.other_text,
         }));
     }
 }

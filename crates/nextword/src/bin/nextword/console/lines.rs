@@ -1,7 +1,10 @@
 //! Lines that report a run's progress.
 
 use nextword_model::Architecture;
-use nextword_train::{LoraInfo, Outcome, RunInfo, StepReport, StopReason, ValidationReport};
+use nextword_train::{
+    LoraInfo, OtherTextLoss, Outcome, PreferenceMetrics, RunInfo, StepReport, StopReason,
+    ValidationReport,
+};
 
 use super::shell::{program, shell_quote};
 use crate::format::{
@@ -69,6 +72,7 @@ pub(super) fn step_line(report: &StepReport, validation: Option<f64>, columns: u
         (5, Some(format!("{percent}%"))),
         (0, Some(format!("loss {:.3}", report.loss))),
         (4, validation.map(|loss| format!("val {loss:.3}"))),
+        (8, preferences_part(&report.preferences)),
         (6, Some(format!("lr {:.1e}", report.learning_rate))),
         (7, Some(format!("gnorm {:.2}", report.grad_norm))),
         (
@@ -98,6 +102,53 @@ pub(super) fn sample_block(step: u64, prompt: &str, text: &str) -> String {
         block.push_str(line);
     }
     block
+}
+
+/// Accuracy and margin of a run on preferences; `None` for other runs.
+fn preferences_part(metrics: &PreferenceMetrics) -> Option<String> {
+    let accuracy = metrics.accuracy.map(|share| format!("acc {share:.2}"));
+    let margin = metrics.margin.map(|margin| format!("margin {margin:.3}"));
+    let parts: Vec<String> = accuracy.into_iter().chain(margin).collect();
+    (!parts.is_empty()).then(|| parts.join("  "))
+}
+
+/// Rewards and log probabilities of a validation, as a line; `None` for runs that are not on preferences.
+pub(super) fn rewards_line(report: &ValidationReport) -> Option<String> {
+    let metrics = &report.preferences;
+    let shown = [
+        ("rewards chosen", metrics.chosen_reward),
+        ("rejected", metrics.rejected_reward),
+        ("log probabilities chosen", metrics.chosen_log_prob),
+        ("rejected", metrics.rejected_log_prob),
+        ("chosen per token", metrics.chosen_change),
+        ("divergence", metrics.divergence),
+    ];
+    let shown = shown
+        .iter()
+        .filter_map(|(name, value)| Some((name, (*value)?)));
+    let mut parts: Vec<String> = preferences_part(metrics).into_iter().collect();
+    parts.extend(shown.map(|(name, value)| match *name {
+        "chosen per token" => format!("{name} {value:+.3}"),
+        _ => format!("{name} {value:.3}"),
+    }));
+    (!parts.is_empty()).then(|| format!("step {}  {}", report.step, parts.join("  ")))
+}
+
+/// The losses of texts that a run does not train on, each with its increase since the start.
+pub(super) fn other_text_part(losses: &[OtherTextLoss]) -> String {
+    let parts: Vec<String> = losses
+        .iter()
+        .map(|text| {
+            format!(
+                "{} {:.3} → {:.3} ({:+.3})",
+                sanitize(&text.name),
+                text.start,
+                text.loss,
+                text.change()
+            )
+        })
+        .collect();
+    parts.join("  ")
 }
 
 /// How held-out conversations are completed, as the end of a line about a validation.
@@ -195,6 +246,10 @@ pub(super) fn end_lines(
     );
     let folder = shell_quote(&outcome.folder.display().to_string());
     let mut lines = vec![first];
+    if !outcome.other_text.is_empty() {
+        let losses = other_text_part(&outcome.other_text);
+        lines.push(format!("loss of other text: {losses}"));
+    }
     if outcome.reason != StopReason::Interrupted {
         lines.push("next:".to_string());
         let program = program();
@@ -230,6 +285,7 @@ mod tests {
             step: 1200,
             steps: 5000,
             loss: 2.1134,
+            preferences: PreferenceMetrics::default(),
             learning_rate: 3e-4,
             grad_norm: 0.811,
             tokens_per_second: 41_234.0,
@@ -244,6 +300,7 @@ mod tests {
             loss: Some(2.0),
             best: Some(1.5),
             validation: None,
+            other_text: Vec::new(),
             elapsed: 61.0,
             folder: "runs/my run".into(),
         }
@@ -335,6 +392,7 @@ mod tests {
                 best: 1.0,
                 tokens: 5,
                 seconds: 1.0,
+                preferences: PreferenceMetrics::default(),
                 completions,
             })
         };
@@ -348,6 +406,65 @@ mod tests {
         assert_eq!(part(Some(report)), "  ended by itself 12/16  exact 4/10");
         let long = CompletionReport { short: 0, ..report };
         assert_eq!(part(Some(long)), "  ended by itself 12/16");
+    }
+
+    #[test]
+    fn runs_on_preferences_show_accuracy_and_rewards() {
+        let preferences = PreferenceMetrics {
+            accuracy: Some(0.875),
+            margin: Some(0.41),
+            chosen_reward: Some(0.3),
+            rejected_reward: Some(-0.11),
+            chosen_change: Some(-0.02),
+            ..PreferenceMetrics::default()
+        };
+        let step = StepReport {
+            preferences,
+            ..report()
+        };
+        let line = step_line(&step, None, usize::MAX);
+        assert!(
+            line.contains("loss 2.113  acc 0.88  margin 0.410  lr"),
+            "{line}"
+        );
+        let validation = ValidationReport {
+            step: 9,
+            loss: 0.5,
+            best: 0.5,
+            tokens: 5,
+            seconds: 1.0,
+            preferences,
+            completions: None,
+        };
+        assert_eq!(
+            rewards_line(&validation).as_deref(),
+            Some(
+                "step 9  acc 0.88  margin 0.410  rewards chosen 0.300  rejected -0.110  chosen per token -0.020"
+            )
+        );
+        let supervised = ValidationReport {
+            preferences: PreferenceMetrics::default(),
+            ..validation
+        };
+        assert_eq!(rewards_line(&supervised), None);
+    }
+
+    #[test]
+    fn the_end_of_a_run_says_what_it_forgot() {
+        let other_text = vec![OtherTextLoss {
+            name: "general".to_string(),
+            loss: 2.963,
+            start: 2.958,
+        }];
+        let outcome = Outcome {
+            other_text,
+            ..outcome(StopReason::Finished)
+        };
+        let lines = end_lines(&outcome, 0, None, ModelUse::Generate);
+        assert_eq!(
+            lines[1],
+            "loss of other text: general 2.958 → 2.963 (+0.005)"
+        );
     }
 
     #[test]

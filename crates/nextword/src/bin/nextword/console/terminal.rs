@@ -5,10 +5,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use nextword_train::{Outcome, Reporter, RunInfo, StepReport, ValidationReport};
+use nextword_train::{OtherTextLoss, Outcome, Reporter, RunInfo, StepReport, ValidationReport};
 
 use super::lines::{
-    ModelUse, completion_block, completions_part, end_lines, sample_block, start_lines, step_line,
+    ModelUse, completion_block, completions_part, end_lines, other_text_part, rewards_line,
+    sample_block, start_lines, step_line,
 };
 use crate::output;
 
@@ -126,6 +127,16 @@ impl Reporter for TerminalReporter {
             report.step,
             report.loss,
             completions_part(report)
+        ));
+        if let Some(line) = rewards_line(report) {
+            self.print(&line);
+        }
+    }
+
+    fn measured_other_text(&mut self, step: u64, losses: &[OtherTextLoss]) {
+        self.print(&format!(
+            "step {step}  loss of other text: {}",
+            other_text_part(losses)
         ));
     }
 

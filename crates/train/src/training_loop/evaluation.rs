@@ -1,0 +1,112 @@
+//! The loss of held-out data, and the objective of runs on preferences.
+
+use std::path::Path;
+
+use nextword_model::Transformer;
+
+use super::{LoopObserver, TrainingLoop};
+use crate::nonfinite::{first_nonfinite_validation, first_nonfinite_weight};
+use crate::objective::{Evaluation, Objective, ReferenceRequest};
+use crate::report::Reporter;
+use crate::{OtherTextLoss, PreferenceMetrics, TrainError};
+
+impl TrainingLoop {
+    /// Prepares a run on preferences: reads or computes the log probabilities of the reference, which the file `path`
+    /// stores. Does nothing for other runs, and for those that are finished.
+    pub(crate) fn prepare_preferences(
+        &mut self,
+        path: Option<&Path>,
+        reporter: &mut dyn Reporter,
+    ) -> Result<(), TrainError> {
+        if self.state.step >= self.setup.config.train.steps {
+            return Ok(());
+        }
+        let Some(mut objective) = Objective::new(&self.setup) else {
+            return Ok(());
+        };
+        let is_trained = self.state.step > 0;
+        let expected = self.state.reference.as_deref().unwrap_or_default();
+        let request = ReferenceRequest {
+            setup: &self.setup,
+            model: self.stepper.model(),
+            expected: is_trained.then_some(expected),
+            path,
+        };
+        let hash = objective.prepare_reference(&request, |samples| {
+            reporter.preparing(&format!(
+                "computing the log probabilities of {samples} completions under the model that the run starts from"
+            ));
+        })?;
+        nextword_kernels::release_unused_memory();
+        self.state.reference = Some(hash);
+        self.objective = Some(objective);
+        Ok(())
+    }
+
+    /// Whether there is held-out data.
+    pub(super) fn has_validation(&self) -> bool {
+        let preferences = self.objective.as_ref();
+        self.setup.validation.is_some() || preferences.is_some_and(Objective::has_validation)
+    }
+
+    /// The loss of `model` on held-out data.
+    pub(super) fn evaluate(&self, model: &Transformer) -> Result<Option<Evaluation>, TrainError> {
+        if let Some(objective) = &self.objective {
+            return objective.evaluate(model, self.setup.config.validation.windows);
+        }
+        let Some(windows) = &self.setup.validation else {
+            return Ok(None);
+        };
+        let report = nextword_eval::evaluate(model, windows, self.setup.validation_rows())?;
+        Ok(Some(Evaluation {
+            loss: report.nats_per_token,
+            metrics: PreferenceMetrics::default(),
+            tokens: report.tokens as usize,
+        }))
+    }
+
+    /// Computes the losses of the texts of `validation.also`.
+    pub(super) fn measure_other_text(
+        &mut self,
+        observer: &mut impl LoopObserver,
+    ) -> Result<(), TrainError> {
+        if self.setup.other_texts.is_empty() {
+            return Ok(());
+        }
+        let model = self.stepper.inference_model();
+        let rows = self.setup.validation_rows();
+        nextword_kernels::release_unused_memory();
+        let mut losses = Vec::new();
+        for text in &self.setup.other_texts {
+            let loss = nextword_eval::evaluate(&model, &text.windows, rows)?.nats_per_token;
+            // A text that was added when the run was resumed starts here.
+            let start = self.state.other_text.entry(text.name.clone());
+            losses.push(OtherTextLoss {
+                name: text.name.clone(),
+                loss,
+                start: *start.or_insert(loss),
+            });
+        }
+        nextword_kernels::release_unused_memory();
+        let before = std::mem::replace(&mut self.other_text, losses);
+        observer.measured_other_text(self, &before)
+    }
+
+    /// Describes the first value that is not finite in a validation.
+    pub(super) fn first_nonfinite_validation(
+        &self,
+        model: &Transformer,
+    ) -> Result<String, TrainError> {
+        match &self.setup.validation {
+            Some(windows) => {
+                first_nonfinite_validation(model, windows, self.setup.validation_rows())
+            }
+            None => Ok(match first_nonfinite_weight(model) {
+                Some(name) => {
+                    format!("the validation loss is not finite, because weight `{name}` is not")
+                }
+                None => "the validation loss is not finite".to_string(),
+            }),
+        }
+    }
+}
