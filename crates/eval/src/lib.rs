@@ -34,8 +34,10 @@ mod loss;
 mod padding;
 mod tasks;
 mod text;
+mod token_scores;
 
 pub use error::EvalError;
 pub use loss::{LossReport, attention_mask, evaluate};
 pub use tasks::{TaskReport, evaluate_task, evaluate_task_with};
 pub use text::{EvalProgress, TextReport, TextSettings, evaluate_text, evaluate_text_with};
+pub use token_scores::{TokenScore, for_each_logits, score_tokens};
