@@ -22,6 +22,7 @@ use crate::middleware::{ApiKey, HostCheck, handle_request, read_body};
 use crate::models::Models;
 use crate::params::Params;
 use crate::parse::{self, ParsedRequest};
+use crate::watch::{self, RunSource};
 use crate::{Config, explain, openapi, page, panics, stream, tokens};
 
 /// State shared by all requests.
@@ -34,6 +35,8 @@ pub(crate) struct AppState {
     /// Limits JSON parsing: a body of 1 MiB may contain half a million numbers.
     parse_limit: ConcurrencyLimit,
     pub(crate) explain_service: ExplainService,
+    /// The runs of a server that shows these, and no models.
+    pub(crate) runs: Option<Arc<dyn RunSource>>,
 }
 
 /// Maximum number of requests parsed concurrently.
@@ -72,7 +75,16 @@ impl AppState {
             responses: Responses::default(),
             parse_limit: ConcurrencyLimit::new(MAX_CONCURRENT_PARSES, config.queue),
             explain_service: ExplainService::default(),
+            runs: None,
             config,
+        }
+    }
+
+    /// The state of a server that shows runs.
+    pub(crate) fn for_runs(runs: Arc<dyn RunSource>, config: Config) -> Self {
+        Self {
+            runs: Some(runs),
+            ..Self::new(Vec::new(), config)
         }
     }
 
@@ -154,6 +166,9 @@ pub(crate) fn handlers() -> Vec<(&'static str, MethodRouter<Arc<AppState>>)> {
 
 /// Builds the router of the server.
 pub(crate) fn router(app: Arc<AppState>, host_check: HostCheck) -> Router {
+    if let Some(runs) = app.runs.clone() {
+        return with_middleware(watch::routes(runs), app, host_check);
+    }
     let handlers = handlers().into_iter();
     let routes = handlers.fold(Router::new(), |router, (path, handlers)| match path {
         "/" => router.route(path, handlers),

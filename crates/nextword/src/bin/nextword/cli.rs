@@ -35,6 +35,8 @@ pub(crate) enum Command {
     /// Train one run of a sweep, which another process describes on standard input
     #[command(hide = true)]
     SweepRun,
+    /// Show the curves of runs in a browser while they train
+    Watch(commands::watch::WatchArgs),
     /// Compare two models or runs token by token, or one model on two devices
     Compare(commands::compare::CompareArgs),
     /// Generate text from a prompt

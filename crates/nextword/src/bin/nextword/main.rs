@@ -93,6 +93,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Resume(args) => return commands::resume::run(&args),
         Command::Sweep(args) => return commands::sweep::run(&args),
         Command::SweepRun => return commands::sweep::run_one(),
+        Command::Watch(args) => commands::watch::run(&args)?,
         Command::Compare(args) => commands::compare::run(&args)?,
         Command::Doctor(args) => return commands::doctor::run(&args),
         Command::ExportMetrics(args) => commands::export_metrics::run(&args)?,

@@ -23,3 +23,4 @@ pub(crate) mod resume;
 pub(crate) mod serve;
 pub(crate) mod sweep;
 pub(crate) mod train;
+pub(crate) mod watch;
