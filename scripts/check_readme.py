@@ -42,10 +42,15 @@ SMALLER = {
     "train configs/fill-in.toml": ["--set", "train.steps=3", "--set", "data.documents=20", "--set", "validation.windows=2"],
     "train configs/llama-small.toml": ["--set", "train.steps=3", "--set", "validation.windows=8"],
     "generate": ["--max-tokens", "20"],
+    "sweep": ["--steps", "3", "--set", "data.documents=300", "--set", "validation.windows=8"],
+    "doctor": ["--device", "flex"],
+    "doctor configs/quickstart.toml": [],
+    "compare": ["--windows", "20"],
     "bench train": ["--rounds", "1", "--steps", "1", "--warm-up", "0"],
     "bench decode": ["--rounds", "1", "--tokens", "8"],
     "bench load": ["--rounds", "1"],
     "serve": ["--port", "0"],
+    "watch": ["--port", "0"],
 }
 
 # Words that are replaced.
@@ -60,6 +65,10 @@ OUTPUT = {
     "generate runs/statquest": r"^awesome",
     "plan": r"parameters +[\d,]+[\s\S]+memory[\s\S]+disk[\s\S]+speed +[\d.]+k? tokens/s[\s\S]+time +about",
     "inspect": r"parameters",
+    "sweep": r"difference[\s\S]+model.n_layers=4 schedule.learning_rate=3e-3",
+    "compare": r"is better by",
+    "doctor": r"micro-batches and one batch",
+    "doctor configs/quickstart.toml": r"nothing found",
     "eval runs/mine": r"bits per byte",
     "eval mine-int8": r"against",
     "eval runs/quickstart --task": r"accuracy",
@@ -77,7 +86,7 @@ CHAT_TEMPLATE = (
 )
 
 # Seconds that a command may take at most. The default is generous: other programs may run at the same time.
-SECONDS = {"plan": 25}
+SECONDS = {"plan": 25, "plan configs/quickstart.toml --minutes 30": 120}
 DEFAULT_SECONDS = 120
 
 
@@ -221,6 +230,20 @@ def serve(line, command, folder, clients):
         server.kill()
 
 
+def watch(line, command, folder):
+    """Start the page of the runs, ask it for their list, and stop it with Ctrl-C, after which it must succeed."""
+    server = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
+    try:
+        address = re.search(r"http://[\d.]+:\d+", server.stderr.readline())
+        with urllib.request.urlopen(f"{address[0]}/runs", timeout=30) as response:
+            assert "quickstart" in [run["name"] for run in json.load(response)], line
+        server.send_signal(signal.SIGINT)
+        if server.wait(timeout=60) != 0:
+            fail(line, f"exit code {server.returncode} after Ctrl-C")
+    finally:
+        server.kill()
+
+
 def main():
     program = str(pathlib.Path(sys.argv[1]).resolve())
     openai_python = sys.argv[2] if len(sys.argv) > 2 else None
@@ -240,6 +263,8 @@ def main():
                 if command[0] != "python3":
                     fail(line, "is not in the tables of scripts/check_readme.py")
                 run(line, [sys.executable, *command[1:]], folder, "python3")
+            elif found[0] == "watch":
+                watch(line, [program, *found], folder)
             elif found[0] == "serve":
                 # The first server is the one that the Python client asks.
                 has_client = openai_python and "runs/quickstart" in found

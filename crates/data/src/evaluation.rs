@@ -178,6 +178,11 @@ impl EvalWindows {
         self
     }
 
+    /// Tokens of a row.
+    pub fn context_length(&self) -> usize {
+        self.context_length
+    }
+
     /// Number of windows.
     pub fn len(&self) -> usize {
         self.used

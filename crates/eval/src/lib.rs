@@ -34,6 +34,7 @@ mod loss;
 mod padding;
 mod tasks;
 mod text;
+mod token_scores;
 
 pub use error::EvalError;
 pub use loss::{LossReport, attention_mask, batch_context, batch_tokens, evaluate};
@@ -41,3 +42,4 @@ pub use tasks::{TaskReport, evaluate_task, evaluate_task_with};
 pub use text::{
     EvalProgress, TextReport, TextSettings, evaluate_text, evaluate_text_with, text_windows,
 };
+pub use token_scores::{TokenScore, for_each_logits, score_tokens};

@@ -214,7 +214,7 @@ pub(crate) fn batch_loss(model: &Transformer, batch: TokenBatch) -> Result<(f64,
     Ok((nats, count as u64))
 }
 
-fn check_batch(model: &Transformer, batch: &TokenBatch) -> Result<(), EvalError> {
+pub(crate) fn check_batch(model: &Transformer, batch: &TokenBatch) -> Result<(), EvalError> {
     let config = model.config();
     let (context_length, vocab_size) = (config.context_length, config.vocab_size);
     if batch.seq > context_length {

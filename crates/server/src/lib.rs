@@ -92,6 +92,7 @@ mod stream;
 #[allow(clippy::unwrap_used)]
 mod test_model;
 mod tokens;
+mod watch;
 
 pub use config::Config;
 pub use error::ServerError;
@@ -99,3 +100,4 @@ pub use loaded_adapter::LoadedAdapter;
 pub use loaded_model::{LoadedModel, open_chat_template};
 pub use models::Adapters;
 pub use server::{AbortHandle, Server};
+pub use watch::RunSource;

@@ -22,6 +22,7 @@ use crate::middleware::{ApiKey, HostCheck, handle_request, read_body};
 use crate::models::Models;
 use crate::params::Params;
 use crate::parse::{self, ParsedRequest};
+use crate::watch::{self, RunSource};
 use crate::{Config, embeddings, explain, openapi, page, panics, stream, tokens};
 
 /// State shared by all requests.
@@ -36,6 +37,8 @@ pub(crate) struct AppState {
     pub(crate) explain_service: ExplainService,
     /// Limits embeddings, which are computed outside the engines.
     pub(crate) embedding_limit: ConcurrencyLimit,
+    /// The runs of a server that shows these, and no models.
+    pub(crate) runs: Option<Arc<dyn RunSource>>,
 }
 
 /// Maximum number of requests parsed concurrently.
@@ -76,7 +79,16 @@ impl AppState {
             parse_limit: ConcurrencyLimit::new(MAX_CONCURRENT_PARSES, config.queue),
             explain_service: ExplainService::default(),
             embedding_limit: ConcurrencyLimit::new(1, config.queue),
+            runs: None,
             config,
+        }
+    }
+
+    /// The state of a server that shows runs.
+    pub(crate) fn for_runs(runs: Arc<dyn RunSource>, config: Config) -> Self {
+        Self {
+            runs: Some(runs),
+            ..Self::new(Vec::new(), config)
         }
     }
 
@@ -159,6 +171,9 @@ pub(crate) fn handlers() -> Vec<(&'static str, MethodRouter<Arc<AppState>>)> {
 
 /// Builds the router of the server.
 pub(crate) fn router(app: Arc<AppState>, host_check: HostCheck) -> Router {
+    if let Some(runs) = app.runs.clone() {
+        return with_middleware(watch::routes(runs), app, host_check);
+    }
     let handlers = handlers().into_iter();
     let routes = handlers.fold(Router::new(), |router, (path, handlers)| match path {
         "/" => router.route(path, handlers),

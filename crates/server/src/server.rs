@@ -14,7 +14,7 @@ use crate::listen::Acceptor;
 use crate::loaded_model::{LoadedModel, Model};
 use crate::middleware::HostCheck;
 use crate::routes::{AppState, router};
-use crate::{Adapters, Config, ServerError, panics};
+use crate::{Adapters, Config, RunSource, ServerError, panics};
 
 /// How long connections may take to send the error of an aborted request.
 const ABORT_GRACE: Duration = Duration::from_millis(300);
@@ -90,6 +90,16 @@ impl Server {
             engines,
             abort: Arc::default(),
         })
+    }
+
+    /// A server that shows runs while they train, and no models: a page with the same access control.
+    pub fn for_runs(runs: Arc<dyn RunSource>, config: Config) -> Self {
+        panics::install_hook();
+        Self {
+            app: Arc::new(AppState::for_runs(runs, config)),
+            engines: Vec::new(),
+            abort: Arc::default(),
+        }
     }
 
     /// The routes, with access control and all limits on requests: size, time to read a body, concurrency,

@@ -101,6 +101,15 @@ pub enum TrainError {
         source: std::io::Error,
     },
 
+    /// Another process holds the lock of the run's folder.
+    #[error(
+        "{folder}: another process is training in this folder; hint: wait for it to finish, or stop it"
+    )]
+    FolderInUse {
+        /// The folder.
+        folder: PathBuf,
+    },
+
     /// The run's folder was removed or moved while the run was training.
     #[error(
         "{folder}: the run's folder was removed or moved while it was training, so nothing can be saved; hint: if it \

@@ -26,7 +26,7 @@ impl RunFolder {
     /// Creates the folder of a new run and writes its resolved configuration.
     ///
     /// # Errors
-    /// [`TrainError::Run`] if the folder already contains a run, or another process uses it.
+    /// [`TrainError::Run`] if the folder already contains a run, [`TrainError::FolderInUse`] if another process uses it.
     pub fn create(path: &Path, config: &RunConfig) -> Result<Self, TrainError> {
         fs::create_dir_all(path).map_err(TrainError::io(path, "create the folder"))?;
         let folder = Self::lock(path)?;
@@ -143,7 +143,7 @@ impl RunFolder {
     /// Opens the folder of an existing run.
     ///
     /// # Errors
-    /// [`TrainError::Run`] if the folder does not contain a run, or another process uses it.
+    /// [`TrainError::Run`] if the folder does not contain a run, [`TrainError::FolderInUse`] if another process uses it.
     pub fn open(path: &Path) -> Result<(Self, RunConfig), TrainError> {
         if !path.join("run.toml").exists() {
             return Err(TrainError::run(
@@ -160,24 +160,31 @@ impl RunFolder {
     /// Reads the stored configuration. Paths relative to the run's folder are resolved; other relative ones, of
     /// earlier versions, stay relative to the working directory.
     pub(crate) fn read_config(&self) -> Result<RunConfig, TrainError> {
-        let mut config = self.parse_config()?;
-        for path in paths(&mut config).filter(|path| path.is_relative()) {
-            let resolved = self.path.join(&*path);
+        Self::stored_config(&self.path)
+    }
+
+    /// Reads the configuration of the run in `path` as [`open`](Self::open) does, without locking the folder: also while
+    /// the run is training.
+    ///
+    /// # Errors
+    /// [`TrainError::Io`] and [`TrainError::ConfigFile`] if there is no run in `path`, or if its configuration is damaged.
+    pub fn stored_config(path: &Path) -> Result<RunConfig, TrainError> {
+        let mut config = parse_stored(path)?;
+        for file in paths(&mut config).filter(|file| file.is_relative()) {
+            let resolved = path.join(&*file);
             match fs::canonicalize(&resolved) {
-                Ok(found) => *path = found,
-                Err(_) if !path.exists() => *path = resolved,
+                Ok(found) => *file = found,
+                Err(_) if !file.exists() => *file = resolved,
                 Err(_) => {}
             }
         }
-        config.run_folder = Some(self.path.clone());
+        config.run_folder = Some(path.to_path_buf());
         Ok(config)
     }
 
     /// Reads the stored configuration with its paths as they are.
     fn parse_config(&self) -> Result<RunConfig, TrainError> {
-        let file = self.config_path();
-        let text = fs::read_to_string(&file).map_err(TrainError::io(&file, "read"))?;
-        parse_stored_config(&text, &file, &[])
+        parse_stored(&self.path)
     }
 
     /// Checks that the folder is still the one that was locked: neither removed nor moved nor replaced.
@@ -212,10 +219,9 @@ impl RunFolder {
                 id: file_id(fs::metadata(path)),
                 lock,
             }),
-            Err(TryLockError::WouldBlock) => Err(TrainError::run(
-                path,
-                "another process is training in this folder; hint: wait for it to finish, or stop it",
-            )),
+            Err(TryLockError::WouldBlock) => Err(TrainError::FolderInUse {
+                folder: path.to_path_buf(),
+            }),
             Err(TryLockError::Error(source)) => Err(TrainError::io(&file, "lock")(source)),
         }
     }
@@ -227,7 +233,7 @@ impl RunFolder {
 
     /// The path of the resolved configuration.
     pub fn config_path(&self) -> PathBuf {
-        self.path.join("run.toml")
+        config_path(&self.path)
     }
 
     /// The path of the metrics: one [`MetricsLine`](crate::MetricsLine) per line.
@@ -259,6 +265,18 @@ impl RunFolder {
     pub fn samples_path(&self) -> PathBuf {
         self.path.join("samples")
     }
+}
+
+/// The path of the configuration of the run in `folder`.
+fn config_path(folder: &Path) -> PathBuf {
+    folder.join("run.toml")
+}
+
+/// Reads the configuration of the run in `folder` with its paths as they are.
+fn parse_stored(folder: &Path) -> Result<RunConfig, TrainError> {
+    let file = config_path(folder);
+    let text = fs::read_to_string(&file).map_err(TrainError::io(&file, "read"))?;
+    parse_stored_config(&text, &file, &[])
 }
 
 /// The paths of files that a run reads.

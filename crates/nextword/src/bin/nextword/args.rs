@@ -31,6 +31,16 @@ impl ConfigArgs {
     pub(crate) fn load(&self, device: Option<&str>) -> anyhow::Result<RunConfig> {
         run_config::load(&self.config, &self.set, device)
     }
+
+    /// The configuration file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.config
+    }
+
+    /// The overrides.
+    pub(crate) fn overrides(&self) -> &[String] {
+        &self.set
+    }
 }
 
 /// `--base`, of commands that open a model.

@@ -30,6 +30,15 @@ pub(crate) enum Command {
     Train(commands::train::TrainArgs),
     /// Resume a run from its newest valid checkpoint
     Resume(commands::resume::ResumeArgs),
+    /// Train every combination of settings with several seeds, and compare the losses
+    Sweep(commands::sweep::SweepArgs),
+    /// Train one run of a sweep, which another process describes on standard input
+    #[command(hide = true)]
+    SweepRun,
+    /// Show the curves of runs in a browser while they train
+    Watch(commands::watch::WatchArgs),
+    /// Compare two models or runs token by token, or one model on two devices
+    Compare(commands::compare::CompareArgs),
     /// Generate text from a prompt
     Generate(commands::generate::GenerateArgs),
     /// Predict the words in the blanks of a text with an encoder
@@ -59,10 +68,14 @@ pub(crate) enum Command {
     Export(commands::export::ExportArgs),
     /// Show a model's origin, configuration and parameters
     Inspect(commands::inspect::InspectArgs),
+    /// Check the devices of this machine, or the data of a configuration
+    Doctor(commands::doctor::DoctorArgs),
     /// Estimate a run's size, memory and time before you start it
     Plan(commands::plan::PlanArgs),
     /// Plot loss curves of runs
     Plot(commands::plot::PlotArgs),
+    /// Write the metrics of a run as CSV or for TensorBoard
+    ExportMetrics(commands::export_metrics::ExportMetricsArgs),
     /// List the devices available to this build on this machine
     Devices(commands::devices::DevicesArgs),
     /// Measure training and generation speed on this machine

@@ -11,6 +11,7 @@ use nextword_chat::ChatError;
 use nextword_convert::ConvertError;
 use nextword_data::{DataError, ErrorClass as DataClass};
 use nextword_eval::EvalError;
+use nextword_experiments::ExperimentError;
 use nextword_explain::ExplainError;
 use nextword_generate::GenerateError;
 use nextword_hub::HubError;
@@ -167,6 +168,7 @@ fn code_of(error: &(dyn std::error::Error + 'static)) -> Option<Code> {
     own.or_else(|| error.downcast_ref().map(train_code))
         .or_else(|| error.downcast_ref().map(generate_code))
         .or_else(|| error.downcast_ref().map(benchmark_code))
+        .or_else(|| error.downcast_ref().map(experiment_code))
         .or_else(|| error.downcast_ref().map(explain_code))
         .or_else(|| error.downcast_ref().map(eval_code))
         .or_else(|| error.downcast_ref().map(convert_code))
@@ -182,6 +184,7 @@ fn train_code(error: &TrainError) -> Code {
         TrainError::Config { .. }
         | TrainError::ConfigFile { .. }
         | TrainError::Run { .. }
+        | TrainError::FolderInUse { .. }
         | TrainError::FirstLoss { .. } => Code::Usage,
         TrainError::Diverged { .. } => Code::Diverged,
         TrainError::Damaged { .. } | TrainError::Conversation { .. } | TrainError::Chat(_) => {
@@ -207,6 +210,16 @@ fn benchmark_code(error: &BenchmarkError) -> Code {
         BenchmarkError::Model(error) => model_code(error),
         BenchmarkError::Generate(error) => generate_code(error),
         BenchmarkError::Start { source, .. } => io_code("start", source),
+        _ => Code::Failure,
+    }
+}
+
+fn experiment_code(error: &ExperimentError) -> Code {
+    match error {
+        ExperimentError::Option { .. } | ExperimentError::Sweep { .. } => Code::Usage,
+        ExperimentError::Arm { source, .. } | ExperimentError::Train(source) => train_code(source),
+        ExperimentError::Eval(error) => eval_code(error),
+        ExperimentError::Path(error) => io_code(error.action, &error.source),
         _ => Code::Failure,
     }
 }

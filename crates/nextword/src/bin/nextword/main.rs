@@ -57,7 +57,13 @@ fn main() -> ExitCode {
 fn may_open_gpu(command: &Command, mut arguments: impl Iterator<Item = OsString>) -> bool {
     let reads_config = matches!(
         command,
-        Command::Train(_) | Command::Resume(_) | Command::Plan(_) | Command::Devices(_)
+        Command::Train(_)
+            | Command::Resume(_)
+            | Command::Sweep(_)
+            | Command::SweepRun
+            | Command::Doctor(_)
+            | Command::Plan(_)
+            | Command::Devices(_)
     );
     let names_gpu = |argument: OsString| {
         let argument = argument.to_string_lossy();
@@ -85,6 +91,12 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Train(args) => return commands::train::run(&args),
         Command::Resume(args) => return commands::resume::run(&args),
+        Command::Sweep(args) => return commands::sweep::run(&args),
+        Command::SweepRun => return commands::sweep::run_one(),
+        Command::Watch(args) => commands::watch::run(&args)?,
+        Command::Compare(args) => commands::compare::run(&args)?,
+        Command::Doctor(args) => return commands::doctor::run(&args),
+        Command::ExportMetrics(args) => commands::export_metrics::run(&args)?,
         Command::Generate(args) => commands::generate::run(&args)?,
         Command::Fill(args) => commands::fill::run(&args)?,
         Command::Embed(args) => commands::embed::run(&args)?,

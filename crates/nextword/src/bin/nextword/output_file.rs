@@ -46,6 +46,10 @@ pub(crate) enum Kind {
     Activations,
     /// A drawing of `plot`.
     Drawing,
+    /// Metrics as CSV.
+    MetricsTable,
+    /// Metrics for `TensorBoard`.
+    MetricsEvents,
 }
 
 impl Kind {
@@ -57,6 +61,7 @@ impl Kind {
             Self::Text => "a report of `nextword explain`",
             Self::Activations => "activations of `nextword explain`",
             Self::Drawing => "a drawing of `nextword plot`",
+            Self::MetricsTable | Self::MetricsEvents => "a file of `nextword export-metrics`",
         }
     }
 
@@ -78,6 +83,8 @@ impl Kind {
                 let header = head.get(8..).unwrap_or_default();
                 header.starts_with(mark.as_bytes())
             }
+            Self::MetricsTable => first_line.starts_with("step,tokens,elapsed,"),
+            Self::MetricsEvents => head.get(23..36) == Some(b"brain.Event:2"),
             Self::Drawing => {
                 let second_line = text.lines().nth(1).unwrap_or_default();
                 let has_title = DRAWING_TITLES.iter().any(|t| second_line.starts_with(t));

@@ -27,6 +27,25 @@ pub(crate) fn stop_flag() -> anyhow::Result<StopFlag> {
     Ok(flag)
 }
 
+/// Installs the handler of a sweep, which has processes to wait for: the first signal raises the flag.
+///
+/// # Errors
+/// If the handler cannot be installed.
+pub(crate) fn sweep_stop_flag() -> anyhow::Result<StopFlag> {
+    let flag = StopFlag::default();
+    let handler_flag = flag.clone();
+    ctrlc::set_handler(move || {
+        if handler_flag.is_raised() {
+            std::process::exit(Code::Interrupted as i32);
+        }
+        handler_flag.raise();
+        output::eprint_line(
+            "\nstopping after the current steps and saving; press Ctrl-C again to stop immediately",
+        );
+    })?;
+    Ok(flag)
+}
+
 /// What the first signal leads to.
 fn stop_message(run: &StopFlag) -> String {
     if !run.has_stepped() {

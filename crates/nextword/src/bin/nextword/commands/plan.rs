@@ -1,8 +1,11 @@
 //! `nextword plan CONFIG`.
 
+mod timed;
+
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use clap::Args;
+use clap::{Args, ValueHint};
 use nextword_train::plan::{LoraAlternatives, LoraPlan, Plan};
 use nextword_train::prepare_run;
 
@@ -25,6 +28,12 @@ pub(crate) struct PlanArgs {
     /// micro-batch as takes a few seconds]
     #[arg(long, value_name = "N")]
     steps: Option<u64>,
+    /// Choose layers, width and number of steps so that the run takes about N minutes here
+    #[arg(long, value_name = "N", conflicts_with = "steps")]
+    minutes: Option<f64>,
+    /// Write the configuration that --minutes chose to this file
+    #[arg(long, short, value_name = "FILE", requires = "minutes", value_hint = ValueHint::FilePath)]
+    out: Option<PathBuf>,
     /// Print the plan as JSON
     #[arg(long)]
     json: bool,
@@ -38,6 +47,9 @@ const MIN_MEASUREMENT: Duration = Duration::from_secs(3);
 pub(crate) fn run(args: &PlanArgs) -> anyhow::Result<()> {
     let start = Instant::now();
     let config = args.run.load(args.device.as_deref())?;
+    if let Some(minutes) = args.minutes {
+        return timed::run(args, &config, minutes);
+    }
     let setup = prepare_run(config)?;
     run_config::print_warnings(&setup);
     let plan = Plan::estimate(&setup);

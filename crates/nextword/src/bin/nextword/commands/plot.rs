@@ -1,6 +1,5 @@
 //! `nextword plot RUN...`.
 
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueHint};
@@ -10,7 +9,7 @@ use nextword_train::MetricsLine;
 use serde_json::json;
 
 use crate::output_file::{self, ForceArgs, Kind};
-use crate::{exit, history, models, output};
+use crate::{console, exit, history, models, output};
 
 /// `plot RUN...`.
 #[derive(Debug, Args)]
@@ -37,9 +36,6 @@ pub(crate) struct PlotArgs {
     json: bool,
 }
 
-/// Width in columns if `COLUMNS` is not set.
-const DEFAULT_COLUMNS: usize = 80;
-
 /// Plots loss curves, or attention weights over training.
 pub(crate) fn run(args: &PlotArgs) -> anyhow::Result<()> {
     if args.attention {
@@ -63,12 +59,8 @@ pub(crate) fn run(args: &PlotArgs) -> anyhow::Result<()> {
     let figure = Figure::new(curves, args.log)
         .map_err(|error| exit::usage(format!("{error}; hint: omit --log")))?;
     if args.terminal {
-        let columns = std::env::var("COLUMNS")
-            .ok()
-            .and_then(|c| c.parse().ok())
-            .unwrap_or(DEFAULT_COLUMNS);
-        let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        output::print(&figure.to_braille(columns, colours))?;
+        let (columns, has_colors) = (console::columns(), console::has_colors());
+        output::print(&figure.to_braille(columns, has_colors))?;
     }
     match file {
         Some(file) => output_file::write(&file, figure.to_svg().as_bytes()),

@@ -9,6 +9,7 @@ use nextword_train::{RunFolder, Trainer, prepare_run};
 
 use crate::args::ConfigArgs;
 use crate::commands::plan::print_plan;
+use crate::commands::watch;
 use crate::session::Session;
 use crate::{exit, run_config};
 
@@ -24,6 +25,9 @@ pub(crate) struct TrainArgs {
     /// Check the configuration and the data, and print the estimated cost of the run, without writing anything
     #[arg(long)]
     dry_run: bool,
+    /// Show the curves of the run in a browser, on this machine only
+    #[arg(long, conflicts_with = "dry_run")]
+    watch: bool,
     /// Print only warnings and errors
     #[arg(long, short)]
     quiet: bool,
@@ -54,6 +58,9 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
     // A run that failed to start has nothing to resume; free its folder for another run.
     let trainer =
         Trainer::begin(setup, folder).inspect_err(|_| drop(std::fs::remove_file(&config_path)))?;
+    if args.watch {
+        watch::spawn(path)?;
+    }
     session.run(trainer)
 }
 

@@ -5,6 +5,8 @@ mod lines;
 mod shell;
 mod terminal;
 
+use std::io::IsTerminal;
+
 use nextword_train::{Reporter, RunInfo};
 
 use crate::output;
@@ -12,6 +14,21 @@ use crate::output;
 use json::JsonReporter;
 pub(crate) use shell::{program, resume_hint, shell_quote};
 use terminal::TerminalReporter;
+
+/// Width of a drawing in columns if `COLUMNS` is not set.
+const DEFAULT_COLUMNS: usize = 80;
+
+/// Width of drawings on standard output.
+pub(crate) fn columns() -> usize {
+    let columns = std::env::var("COLUMNS").ok();
+    let columns = columns.and_then(|columns| columns.parse().ok());
+    columns.unwrap_or(DEFAULT_COLUMNS)
+}
+
+/// Whether text on standard output may have colors.
+pub(crate) fn has_colors() -> bool {
+    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+}
 
 /// Returns the reporter that the flags select.
 pub(crate) fn reporter(quiet: bool, json: bool) -> Box<dyn Reporter> {
