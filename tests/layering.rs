@@ -22,10 +22,11 @@ const USES: &[(&str, &[&str])] = &[
     (
         "train",
         &[
-            "base", "chat", "convert", "data", "eval", "kernels", "model",
+            "base", "chat", "convert", "data", "eval", "kernels", "model", "parallel",
         ],
     ),
     ("hub", &["base"]),
+    ("parallel", &[]),
     ("plot", &[]),
     ("server", &["chat", "data", "explain", "generate", "model"]),
     (
@@ -46,6 +47,7 @@ const USES: &[(&str, &[&str])] = &[
             "hub",
             "kernels",
             "model",
+            "parallel",
             "plot",
             "server",
             "train",
@@ -60,6 +62,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("tokio", &["server", "nextword"]),
     ("anyhow", &["nextword"]),
     ("clap", &["nextword"]),
+    ("mpi", &["parallel"]),
     ("tokenizers", &["data"]),
     ("ureq", &["hub"]),
     ("safetensors", &["model"]),
@@ -147,7 +150,7 @@ fn external_dependencies_stay_in_their_crates() {
             );
         }
         let uses_burn = dependencies.iter().any(|used| used.starts_with("burn"));
-        let is_without_tensors = ["base", "chat", "data", "hub", "plot"].contains(name);
+        let is_without_tensors = ["base", "chat", "data", "hub", "parallel", "plot"].contains(name);
         assert!(
             !(is_without_tensors && uses_burn),
             "{name} must not depend on Burn"

@@ -36,6 +36,6 @@ mod tasks;
 mod text;
 
 pub use error::EvalError;
-pub use loss::{LossReport, attention_mask, evaluate};
+pub use loss::{BatchLoss, LossReport, attention_mask, batch_losses, evaluate};
 pub use tasks::{TaskReport, evaluate_task, evaluate_task_with};
 pub use text::{EvalProgress, TextReport, TextSettings, evaluate_text, evaluate_text_with};

@@ -57,6 +57,8 @@ mod metrics;
 mod nonfinite;
 mod optimizer;
 pub mod plan;
+mod ranks;
+mod reduction;
 mod report;
 mod saved_model;
 mod schedule;
@@ -69,7 +71,8 @@ mod trainer;
 mod training_loop;
 
 pub use config::{
-    CheckpointConfig, ProbeConfig, RunConfig, SampleConfig, TrainConfig, ValidationConfig,
+    CheckpointConfig, ParallelConfig, ProbeConfig, RunConfig, SampleConfig, TrainConfig,
+    ValidationConfig,
 };
 pub use config_file::{parse_config, parse_stored_config, read_config, to_toml};
 pub use conversations::{ConversationReport, Conversations, Examples, LeftOut, PromptCheck};
@@ -90,4 +93,4 @@ pub use start_from::LoraBase;
 pub use step::{Gradients, forward_backward};
 pub use stepper::Stepper;
 pub use tokenizer_choice::use_declared_eos;
-pub use trainer::{InMemoryTrainer, StopFlag, TrainedModel, Trainer};
+pub use trainer::{InMemoryTrainer, StopFlag, TrainedModel, Trainer, Worker};

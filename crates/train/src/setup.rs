@@ -6,6 +6,7 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use nextword_data::{Dataset, EvalWindows, Loader, LoaderConfig, Tokenizer};
 use nextword_model::{DeviceName, ModelDir, ModelTokens, Transformer, weights};
+use nextword_parallel::Group;
 
 use self::conversation_data::{read_conversations, without_conversations};
 use self::model_parts::{ModelParts, model_tokens};
@@ -47,6 +48,8 @@ pub struct RunSetup {
     pub lora: Option<LoraBase>,
     /// The conversations that the run trains on, in place of the tokens of `dataset`.
     pub conversations: Option<Conversations>,
+    /// The ranks that share the run; by default this one alone.
+    pub group: Group,
     /// What the model card says about the data, if a checkpoint has it: a resumed run reads the same data by other
     /// paths.
     pub(crate) trained_on: Option<String>,
@@ -160,6 +163,7 @@ impl BaseConfig {
             chat_templates,
             lora,
             conversations,
+            group: Group::alone(),
             trained_on: None,
         })
     }

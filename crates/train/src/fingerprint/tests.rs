@@ -97,6 +97,7 @@ fn every_setting_is_considered() {
         probes: _,
         warnings: _,
         unset: _,
+        parallel: _,
         run_folder: _,
     } = &config;
     let crate::LoraSettings {
@@ -188,6 +189,7 @@ fn every_setting_is_considered() {
         epochs: _,
         batch_size: _,
         accumulation: _,
+        lanes: _,
         sequence_length: _,
         precision: _,
         recompute: _,
@@ -214,7 +216,7 @@ fn every_setting_is_considered() {
     // `seed`, `order` and `packing`; the model's fields without its four tables; those of the tables;
     // `train` without steps, epochs, recompute and log_every; all of lora, optimizer and schedule.
     let count = v0_1_settings(&config).len() + later_settings(&config).len();
-    assert_eq!(count, 3 + (28 - 4) + 14 + 4 + 9 + 8 + 6);
+    assert_eq!(count, 3 + (28 - 4) + 14 + 5 + 9 + 8 + 6);
 }
 
 #[test]

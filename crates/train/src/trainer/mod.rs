@@ -7,6 +7,7 @@ mod lora_tests;
 mod probes;
 mod resume;
 mod save;
+mod worker;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nextword_model::{DeviceName, GraphicsAdapter, Transformer, peak_memory};
 
 pub use in_memory::{InMemoryTrainer, TrainedModel};
+pub use worker::Worker;
 
 use crate::checkpoint::State;
 use crate::folder::RunFolder;
@@ -199,6 +201,8 @@ impl Trainer {
             });
         }
         probes::run(training, &output.folder, false, reporter, hooks)?;
+        let flag = stop.clone();
+        training.setup.group.watch(move || flag.is_raised());
         let mut observer = RunObserver {
             output: &mut *output,
             reporter: &mut *reporter,

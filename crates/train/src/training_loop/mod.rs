@@ -8,10 +8,15 @@ use std::time::Instant;
 use burn::module::Module;
 use nextword_data::{DataError, TokenBatch};
 use nextword_model::{ModelCard, Transformer, peak_memory};
+use nextword_parallel::Division;
 
 use crate::checkpoint::State;
 use crate::fingerprint::{fingerprint, settings};
 use crate::nonfinite::first_nonfinite_validation;
+use crate::ranks::{
+    StepAgreement, check_agreement, check_same_weights, decision_of_first, evaluate, share_start,
+};
+use crate::reduction::StepPart;
 use crate::report::{StepReport, StopReason, ValidationReport};
 use crate::{Optimizer, RunSetup, Stepper, TrainError};
 
@@ -82,6 +87,13 @@ pub(crate) trait LoopObserver {
     }
 }
 
+/// How the ranks share a step.
+fn division(setup: &RunSetup) -> Result<Division, TrainError> {
+    let train = setup.config.train;
+    let ranks = setup.group.size();
+    Ok(Division::new(train.accumulation, train.lanes, ranks)?)
+}
+
 /// The state of a run before its first update.
 pub(crate) fn initial_state(setup: &RunSetup) -> State {
     State {
@@ -96,7 +108,8 @@ pub(crate) fn initial_state(setup: &RunSetup) -> State {
 }
 
 impl TrainingLoop {
-    /// Continues the training of `model` after `state.step` updates.
+    /// Continues the training of `model` after `state.step` updates. On several ranks, all continue with the model, the
+    /// moments and the state of rank 0.
     pub(crate) fn new(
         setup: RunSetup,
         model: Transformer,
@@ -104,6 +117,11 @@ impl TrainingLoop {
         state: State,
     ) -> Result<Self, TrainError> {
         let config = &setup.config;
+        let timeout = std::time::Duration::from_secs(config.parallel.timeout);
+        setup.group.set_timeout(timeout);
+        division(&setup)?;
+        check_agreement(&setup)?;
+        let (model, optimizer, state) = share_start(&setup.group, model, optimizer, state)?;
         let model = model.train().with_precision(config.train.precision)?;
         let (clip_norm, recompute) = (config.optimizer.clip_norm, config.train.recompute);
         let stepper = Stepper::with_optimizer(model, optimizer, clip_norm, config.seed, recompute);
@@ -131,15 +149,15 @@ impl TrainingLoop {
         &mut self,
         observer: &mut impl LoopObserver,
     ) -> Result<StopReason, TrainError> {
-        let micro_batches = self.setup.config.train.accumulation;
+        let division = division(&self.setup)?;
+        let micros = division.micro_batches(self.setup.group.rank());
+        let micro_batches = micros.len();
         let prefetched = PREFETCH_STEPS * micro_batches;
-        let mut stream = self.setup.loader.prefetch(self.state.step, prefetched);
+        let loader = &self.setup.loader;
+        let mut stream = loader.prefetch_part(self.state.step, prefetched, micros);
         while self.state.step < self.setup.config.train.steps {
             if self.should_stop_early() {
                 return Ok(StopReason::EarlyStopped);
-            }
-            if observer.stop_requested() {
-                return Ok(StopReason::Interrupted);
             }
             let batches = stream.by_ref().take(micro_batches);
             let batches = batches.collect::<Result<Vec<_>, _>>()?;
@@ -147,7 +165,13 @@ impl TrainingLoop {
                 let message = "the data loader ended before the run".to_string();
                 return Err(DataError::Prefetch { message }.into());
             }
-            self.update(&batches, observer)?;
+            let stop = observer.stop_requested();
+            let agreed = StepAgreement::reach(&self.setup.group, &batches, stop)?;
+            if agreed.stop {
+                return Ok(StopReason::Interrupted);
+            }
+            let part = self.part(&division, agreed.target_count);
+            self.update(&batches, &part, observer)?;
             let at_end = self.state.step == self.setup.config.train.steps;
             if at_end {
                 tracing::debug!(peak_memory = peak_memory(), "updates done");
@@ -162,22 +186,26 @@ impl TrainingLoop {
     fn update(
         &mut self,
         batches: &[TokenBatch],
+        part: &StepPart,
         observer: &mut impl LoopObserver,
     ) -> Result<(), TrainError> {
         let start = Instant::now();
         let step = self.state.step;
         let _span = tracing::debug_span!("step", step).entered();
         let lr = self.learning_rate(step);
-        let found = self.stepper.gradients(batches, step);
+        let group = &self.setup.group;
+        let found = self
+            .stepper
+            .gradients_of_ranks(batches, part, step, group)?;
         let (loss, grad_norm) = (found.loss, found.norm);
         if !found.is_finite() {
-            return Err(self.diverged(batches, &found.gradients, lr, loss));
+            return Err(self.diverged(batches, part, &found.gradients, lr, loss));
         }
         let max_lr = self.setup.config.schedule.learning_rate;
         self.stepper.update(found, lr, max_lr);
 
         self.state.step += 1;
-        let tokens: usize = batches.iter().map(TokenBatch::target_count).sum();
+        let tokens = part.target_count;
         self.state.tokens += tokens as u64;
         self.state.loss = Some(loss);
         self.norms.push(grad_norm);
@@ -212,12 +240,27 @@ impl TrainingLoop {
             tokens_per_second,
             eta: seconds_per_step * train.steps.saturating_sub(step) as f64,
         };
+        if logged || self.is_saved_at(step) {
+            check_same_weights(&self.setup.group, self.stepper.model())?;
+        }
         observer.stepped(self, &report, logged)?;
         if logged {
             self.timing.tokens = 0;
             self.timing.seconds = 0.0;
         }
         Ok(())
+    }
+
+    /// The part of the next step that this rank computes.
+    fn part(&self, division: &Division, target_count: usize) -> StepPart {
+        let (rank, rows) = (self.setup.group.rank(), self.setup.config.train.batch_size);
+        StepPart::of_rank(division, rank, rows, target_count)
+    }
+
+    /// Whether there is a checkpoint of `step`.
+    fn is_saved_at(&self, step: u64) -> bool {
+        let every = self.setup.config.checkpoint.every;
+        every > 0 && step.is_multiple_of(every)
     }
 
     /// Whether early stopping applies.
@@ -242,14 +285,16 @@ impl TrainingLoop {
         let model = self.stepper.inference_model();
         let rows = self.setup.validation_rows();
         nextword_kernels::release_unused_memory();
-        let evaluation = nextword_eval::evaluate(&model, windows, rows)?;
+        let evaluation = evaluate(&self.setup.group, &model, windows, rows)?;
         nextword_kernels::release_unused_memory();
         let loss = evaluation.nats_per_token;
         if !loss.is_finite() {
             let first = first_nonfinite_validation(&model, windows, rows)?;
             return Err(self.divergence(step, first, self.last_lr(), loss));
         }
+        let group = self.setup.group.clone();
         let improved = self.state.best.is_none_or(|best| loss < best);
+        let improved = decision_of_first(&group, improved)?;
         self.state.validation = Some(loss);
         let report = ValidationReport {
             step,
@@ -262,7 +307,7 @@ impl TrainingLoop {
         observer.validated(self, &report)?;
         if !improved {
             self.state.since_best += 1;
-        } else if observer.improved(self, &model)? {
+        } else if decision_of_first(&group, observer.improved(self, &model)?)? {
             self.state.best = Some(loss);
             self.state.since_best = 0;
         }

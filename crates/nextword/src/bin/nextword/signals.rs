@@ -6,11 +6,12 @@ use nextword_train::StopFlag;
 
 use crate::{exit::Code, output};
 
-/// Installs the signal handler and returns the flag that the first signal raises.
+/// Installs the signal handler and returns the flag that the first signal raises. It prints what happens if it `speaks`:
+/// of several ranks, one does.
 ///
 /// # Errors
 /// If the handler cannot be installed.
-pub(crate) fn stop_flag() -> anyhow::Result<StopFlag> {
+pub(crate) fn stop_flag(speaks: bool) -> anyhow::Result<StopFlag> {
     static SIGNALS: AtomicUsize = AtomicUsize::new(0);
     let flag = StopFlag::default();
     let handler_flag = flag.clone();
@@ -18,7 +19,9 @@ pub(crate) fn stop_flag() -> anyhow::Result<StopFlag> {
         let is_first = SIGNALS.fetch_add(1, Ordering::SeqCst) == 0;
         if is_first {
             handler_flag.raise();
-            output::eprint_line(&stop_message(&handler_flag));
+            if speaks {
+                output::eprint_line(&stop_message(&handler_flag));
+            }
         }
         if !is_first || !handler_flag.has_stepped() {
             std::process::exit(Code::Interrupted as i32);
