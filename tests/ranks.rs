@@ -123,7 +123,7 @@ fn artifacts(folder: &Path, step: u64) -> (String, String, Vec<Value>) {
     let metrics = fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
     let metrics = metrics.lines().map(|line| {
         let mut line: Value = serde_json::from_str(line).unwrap();
-        for changing in ["elapsed", "tokens_per_second", "ranks", "waited"] {
+        for changing in ["elapsed", "tokens_per_second", "waited_share"] {
             line.as_object_mut().unwrap().remove(changing);
         }
         line

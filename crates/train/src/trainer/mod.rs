@@ -307,6 +307,7 @@ impl LoopObserver for RunObserver<'_> {
             lr: Some(report.learning_rate),
             grad_norm: Some(report.grad_norm),
             tokens_per_second: Some(report.tokens_per_second),
+            waited_share: report.waited_share,
             elapsed: training.elapsed(),
             ..MetricsLine::default()
         })

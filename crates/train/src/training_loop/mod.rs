@@ -45,6 +45,8 @@ struct Timing {
     /// Seconds and tokens of the updates since the last logged one.
     seconds: f64,
     tokens: u64,
+    /// Seconds of them for which this rank waited for others.
+    waited: f64,
 }
 
 /// What a trainer does at each point of the loop.
@@ -132,6 +134,7 @@ impl TrainingLoop {
                 elapsed_before: state.elapsed,
                 seconds: 0.0,
                 tokens: 0,
+                waited: 0.0,
             },
             setup,
             stepper,
@@ -194,6 +197,7 @@ impl TrainingLoop {
         let _span = tracing::debug_span!("step", step).entered();
         let lr = self.learning_rate(step);
         let group = &self.setup.group;
+        let waited_before = group.waited();
         let found = self
             .stepper
             .gradients_of_ranks(batches, part, step, group)?;
@@ -214,6 +218,8 @@ impl TrainingLoop {
         self.timing.tokens += tokens as u64;
         let seconds = start.elapsed().as_secs_f64();
         self.timing.seconds += seconds;
+        let waited = self.setup.group.waited().saturating_sub(waited_before);
+        self.timing.waited += waited.as_secs_f64();
         tracing::debug!(loss, grad_norm, lr, ms = seconds * 1e3, "step done");
         self.report_step(loss, lr, grad_norm, observer)
     }
@@ -238,6 +244,8 @@ impl TrainingLoop {
             learning_rate,
             grad_norm,
             tokens_per_second,
+            waited_share: (self.setup.group.size() > 1)
+                .then(|| self.timing.waited / self.timing.seconds.max(1e-9)),
             eta: seconds_per_step * train.steps.saturating_sub(step) as f64,
         };
         if logged || self.is_saved_at(step) {
@@ -247,6 +255,7 @@ impl TrainingLoop {
         if logged {
             self.timing.tokens = 0;
             self.timing.seconds = 0.0;
+            self.timing.waited = 0.0;
         }
         Ok(())
     }
