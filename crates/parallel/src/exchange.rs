@@ -23,7 +23,7 @@ pub(crate) enum Request {
 
 /// The answers, in the order of the requests.
 #[derive(Debug)]
-pub(crate) enum Reply {
+pub(crate) enum Response {
     Sum(Vec<f32>),
     Gathered(Vec<Vec<u8>>),
 }
@@ -33,7 +33,7 @@ pub(crate) fn serve(
     mut transport: impl Transport,
     control: &Control,
     requests: &Receiver<Request>,
-    replies: &Sender<Result<Reply, ParallelError>>,
+    responses: &Sender<Result<Response, ParallelError>>,
 ) {
     let mut received = Vec::new();
     loop {
@@ -46,13 +46,13 @@ pub(crate) fn serve(
             Err(RecvTimeoutError::Timeout) => continue,
             Err(RecvTimeoutError::Disconnected) => return,
         };
-        let reply = match request {
-            Request::Sum(values) => sum(&mut transport, values, &mut received).map(Reply::Sum),
-            Request::Gather(bytes) => transport.gather_bytes(&bytes).map(Reply::Gathered),
+        let response = match request {
+            Request::Sum(values) => sum(&mut transport, values, &mut received).map(Response::Sum),
+            Request::Gather(bytes) => transport.gather_bytes(&bytes).map(Response::Gathered),
             Request::Close => return,
         };
-        let failed = reply.is_err();
-        if replies.send(reply).is_err() || failed {
+        let failed = response.is_err();
+        if responses.send(response).is_err() || failed {
             return;
         }
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::exchange::{Reply, Request, serve};
+use crate::exchange::{Request, Response, serve};
 use crate::peers::Peer;
 use crate::{Control, ParallelError, Transport, threads};
 
@@ -44,7 +44,7 @@ struct Inner {
 /// The connection to the thread that communicates.
 struct Link {
     requests: Sender<Request>,
-    replies: Mutex<Receiver<Result<Reply, ParallelError>>>,
+    responses: Mutex<Receiver<Result<Response, ParallelError>>>,
     control: Control,
     thread: Mutex<Option<JoinHandle<()>>>,
     settings: Mutex<Settings>,
@@ -212,9 +212,9 @@ impl Group {
     /// # Errors
     /// [`ParallelError`] if a rank is gone or does not answer.
     pub fn finish_sum(&self) -> Result<Vec<f32>, ParallelError> {
-        match self.reply()? {
-            Reply::Sum(values) => Ok(values),
-            Reply::Gathered(_) => Err(self.ended()),
+        match self.response()? {
+            Response::Sum(values) => Ok(values),
+            Response::Gathered(_) => Err(self.ended()),
         }
     }
 
@@ -227,9 +227,9 @@ impl Group {
             return Ok(vec![bytes]);
         }
         self.request(Request::Gather(bytes))?;
-        match self.reply()? {
-            Reply::Gathered(all) => Ok(all),
-            Reply::Sum(_) => Err(self.ended()),
+        match self.response()? {
+            Response::Gathered(all) => Ok(all),
+            Response::Sum(_) => Err(self.ended()),
         }
     }
 
@@ -285,7 +285,7 @@ impl Group {
         self.gather(Vec::new())?;
         self.request(Request::Close)?;
         if let Some(thread) = lock(&link.thread).take() {
-            // A panic there has closed the channel of replies.
+            // A panic there has closed the channel of responses.
             let _ = thread.join();
         }
         Ok(())
@@ -316,23 +316,23 @@ impl Group {
         }
     }
 
-    /// Waits for the next reply.
-    fn reply(&self) -> Result<Reply, ParallelError> {
+    /// Waits for the next response.
+    fn response(&self) -> Result<Response, ParallelError> {
         let Some(link) = &self.0.link else {
             return Err(self.ended());
         };
         let start = Instant::now();
-        let replies = lock(&link.replies);
-        let reply = loop {
-            match replies.recv_timeout(CHECK) {
-                Ok(reply) => break reply,
+        let responses = lock(&link.responses);
+        let response = loop {
+            match responses.recv_timeout(CHECK) {
+                Ok(response) => break response,
                 Err(RecvTimeoutError::Timeout) => self.check_others(link, start.elapsed())?,
                 Err(RecvTimeoutError::Disconnected) => break Err(self.ended()),
             }
         };
         let waited = start.elapsed().as_nanos() as u64;
         link.waited.fetch_add(waited, Ordering::Relaxed);
-        reply
+        response
     }
 
     /// Whether there is still something to wait for after `waited`.
@@ -368,7 +368,7 @@ impl Group {
 /// A rank whose thread has started.
 struct Starting {
     requests: Sender<Request>,
-    replies: Receiver<Result<Reply, ParallelError>>,
+    responses: Receiver<Result<Response, ParallelError>>,
     control: Control,
     thread: JoinHandle<()>,
     joined: Receiver<Result<(usize, Vec<Peer>), ParallelError>>,
@@ -380,7 +380,7 @@ impl Starting {
     ) -> Result<Self, ParallelError> {
         let control = Control::default();
         let (requests, incoming) = channel();
-        let (outgoing, replies) = channel();
+        let (outgoing, responses) = channel();
         let (sender, joined) = channel();
         let thread_control = control.clone();
         let work = move || {
@@ -403,7 +403,7 @@ impl Starting {
             .map_err(|error| ParallelError::Start(error.to_string()))?;
         Ok(Self {
             requests,
-            replies,
+            responses,
             control,
             thread,
             joined,
@@ -424,7 +424,7 @@ impl Starting {
             peers,
             link: Some(Link {
                 requests: self.requests,
-                replies: Mutex::new(self.replies),
+                responses: Mutex::new(self.responses),
                 control: self.control,
                 thread: Mutex::new(Some(self.thread)),
                 settings: Mutex::new(settings),

@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn one_rank_and_incomplete_variables_are_no_group() {
+    fn one_rank_and_incomplete_variables_start_no_group() {
         assert_eq!(
             launched(&[("OMPI_COMM_WORLD_SIZE", "1"), ("OMPI_COMM_WORLD_RANK", "0")]),
             None
