@@ -95,16 +95,17 @@ wait_until() {
     done
 }
 
-# start RUN RANKS ...: a run in the background; `job` is its mpirun and `ranks` are its processes.
+# start RUN RANKS ...: a run in the background; `job` is its process, whose child is mpirun, and `ranks` are those of the
+# ranks.
 start() {
     local run=$1 count=$2
     shift 2
-    # The program becomes mpirun, so that the job is mpirun itself.
     "$program" train "$work/tiny.toml" --quiet --ranks "$count" --set "out=\"$work/$run\"" "$@" >"$work/$run.log" 2>&1 &
     job=$!
     jobs_started+=("$job")
     wait_until 30 "first checkpoint of $run" test -e "$work/$run/checkpoints/step-00000005/MANIFEST.json"
-    mapfile -t ranks < <(pgrep -P "$job" | sort -n)
+    mapfile -t ranks < <(pgrep -P "$(pgrep -P "$job")" | sort -n)
+    jobs_started+=("${ranks[@]}")
     [ "${#ranks[@]}" = "$count" ] || fail "$run has ${#ranks[@]} processes"
 }
 

@@ -80,8 +80,8 @@ impl Launched {
 }
 
 /// The command that starts `ranks` processes of `program`, on this machine or on those of the file `hosts`. By default,
-/// Open MPI binds each rank to one or a few cores and kills a rank one second after it was asked to stop; this command
-/// does neither, and root may use it. `is_open_mpi` is false for MPICH's `mpirun`.
+/// Open MPI binds each rank to one or a few cores and refuses to run as root or with more ranks than cores; this command
+/// does none of that. `is_open_mpi` is false for MPICH's `mpirun`.
 ///
 /// ```
 /// use nextword_parallel::launch_command;
@@ -105,7 +105,6 @@ pub fn launch_command(
             Some(hosts) => command.arg("--hostfile").arg(hosts),
             None => command.arg("--oversubscribe"),
         };
-        command.env("OMPI_MCA_odls_base_sigkill_timeout", "60");
         command.env("OMPI_ALLOW_RUN_AS_ROOT", "1");
         command.env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
     } else {

@@ -1,7 +1,7 @@
 //! Training on several ranks: `--ranks`, joining the others, and ending together.
 
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -34,14 +34,14 @@ pub(crate) struct RankArgs {
 }
 
 impl RankArgs {
-    /// Becomes `mpirun` with this command for each rank, if several are asked for. `config` reads the configuration,
-    /// whose lanes they must be able to share.
+    /// Runs this command on each rank with `mpirun`, if several are asked for, and returns the exit code. `config` reads
+    /// the configuration, whose lanes they must be able to share.
     pub(crate) fn launch(
         &self,
         config: impl FnOnce() -> anyhow::Result<RunConfig>,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Option<ExitCode>> {
         let Some(ranks) = self.ranks.filter(|ranks| *ranks > 1) else {
-            return Ok(());
+            return Ok(None);
         };
         if Launched::from_environment().is_some() {
             return Err(exit::usage(
@@ -61,7 +61,7 @@ impl RankArgs {
         let arguments = without_rank_arguments(std::env::args_os().skip(1));
         let hosts = self.hosts.as_deref();
         let command = launch_command(ranks, hosts, is_open_mpi(), program.as_os_str(), arguments);
-        Err(replace_process(command))
+        run_launcher(command).map(Some)
     }
 }
 
@@ -88,20 +88,35 @@ fn without_rank_arguments(
         .collect()
 }
 
-/// Becomes `command`, so that signals and the exit code are its own. Returns only if that fails.
+/// Runs `mpirun` and returns its exit code. The first signal asks the ranks to save and stop, by SIGUSR1: on any other,
+/// Open MPI kills them within a second. The next one ends them at once.
 #[cfg(unix)]
-fn replace_process(mut command: Command) -> anyhow::Error {
+fn run_launcher(mut command: Command) -> anyhow::Result<ExitCode> {
     use std::os::unix::process::CommandExt as _;
-    let error = command.exec();
-    exit::usage(format!(
-        "cannot start mpirun: {error}; hint: install MPI (Debian: openmpi-bin)"
-    ))
+    // In a process group of its own, it does not get the terminal's Ctrl-C, nor its input.
+    command.process_group(0).stdin(Stdio::null());
+    let mut child = command.spawn().map_err(|error| {
+        exit::usage(format!(
+            "cannot start mpirun: {error}; hint: install MPI (Debian: openmpi-bin)"
+        ))
+    })?;
+    let process = child.id().to_string();
+    signals::on_each(move |earlier| {
+        let signal = if earlier == 0 { "-USR1" } else { "-TERM" };
+        // If it has ended, there is nothing to stop.
+        let _ = Command::new("kill").args([signal, &process]).status();
+    })?;
+    let status = child.wait()?;
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    Ok(ExitCode::from(code.unwrap_or(Code::Failure as u8)))
 }
 
-/// Other systems cannot replace a process.
+/// Other systems have no such signals.
 #[cfg(not(unix))]
-fn replace_process(_command: Command) -> anyhow::Error {
-    exit::usage("--ranks needs Linux or macOS; hint: start the ranks with mpiexec")
+fn run_launcher(_command: Command) -> anyhow::Result<ExitCode> {
+    Err(exit::usage(
+        "--ranks needs Linux or macOS; hint: start the ranks with mpiexec",
+    ))
 }
 
 /// Joins the ranks that `mpirun` or `srun` started with this one. This one alone, if they started none.
@@ -168,6 +183,7 @@ pub(crate) fn describe(setup: &RunSetup) -> Option<String> {
 pub(crate) fn work(setup: RunSetup) -> anyhow::Result<ExitCode> {
     let group = setup.group.clone();
     let stop = signals::stop_flag(false)?;
+    signals::stop_on_user_signal(&stop, false)?;
     let reason = Worker::new(setup).run(&stop)?;
     group.finish()?;
     Ok(match reason {
@@ -196,11 +212,17 @@ pub(crate) fn fail(error: &anyhow::Error) -> ExitCode {
 
 /// Whether this rank prints its error: no lower one ends the run within a moment.
 fn has_precedence(group: &Group) -> bool {
-    let start = Instant::now();
-    while !group.is_first_alive() && start.elapsed() < PRECEDENCE {
-        std::thread::sleep(Duration::from_millis(50));
+    if group.is_first_alive() {
+        return true;
     }
-    start.elapsed() >= PRECEDENCE || group.lost_rank().is_none() || group.is_first_alive()
+    let start = Instant::now();
+    while start.elapsed() < PRECEDENCE {
+        std::thread::sleep(Duration::from_millis(50));
+        if group.is_first_alive() {
+            return false;
+        }
+    }
+    true
 }
 
 #[cfg(test)]

@@ -23,13 +23,17 @@ impl Session {
         if let Some(ranks) = ranks::describe(setup).filter(|_| !quiet) {
             output::eprint_line(&ranks);
         }
+        let stop = signals::stop_flag(true)?;
+        if setup.group.size() > 1 {
+            signals::stop_on_user_signal(&stop, true)?;
+        }
         Ok(Self {
             hooks: TrainingHooks {
                 prompt_template: setup.config.samples.prompt_template.clone(),
             },
             reporter: console::reporter(quiet, json),
             group: setup.group.clone(),
-            stop: signals::stop_flag(true)?,
+            stop,
         })
     }
 

@@ -61,11 +61,14 @@ const CHANGEABLE: [&str; 13] = [
 
 /// Resumes a run.
 pub(crate) fn run(args: &ResumeArgs) -> anyhow::Result<ExitCode> {
-    args.ranks.launch(|| {
+    let launched = args.ranks.launch(|| {
         let text =
             std::fs::read_to_string(args.run.join("run.toml")).map_err(|_| not_a_run(args))?;
         Ok(parse_stored_config(&text, &args.run.join("run.toml"), &[])?)
     })?;
+    if let Some(code) = launched {
+        return Ok(code);
+    }
     let group = ranks::join()?;
     if !group.is_first() {
         return work(args, group);

@@ -43,7 +43,9 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
         ranks::refuse()?;
         Group::alone()
     } else {
-        args.ranks.launch(load)?;
+        if let Some(code) = args.ranks.launch(load)? {
+            return Ok(code);
+        }
         ranks::join()?
     };
     let mut config = load()?;
