@@ -20,7 +20,7 @@ pub enum ParallelError {
     Start(String),
     /// A rank that others wait for has ended.
     #[error(
-        "{rank} has ended; hint: its own message is above; the last checkpoint is kept, continue with `nextword resume`"
+        "{rank} has ended; hint: it was killed, or its message is above; the last checkpoint is kept, continue with `nextword resume`"
     )]
     Lost {
         /// The rank and its host, or "another rank".

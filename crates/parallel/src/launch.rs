@@ -88,7 +88,7 @@ impl Launched {
 ///
 /// let command = launch_command(4, None, true, "nextword".as_ref(), ["train".into(), "c.toml".into()]);
 /// let line: Vec<_> = command.get_args().map(|part| part.to_string_lossy()).collect();
-/// assert_eq!(line.join(" "), "-n 4 --bind-to none --oversubscribe nextword train c.toml");
+/// assert_eq!(line.join(" "), "-n 4 --bind-to none --oversubscribe -q nextword train c.toml");
 /// ```
 pub fn launch_command(
     ranks: usize,
@@ -103,7 +103,8 @@ pub fn launch_command(
         command.args(["--bind-to", "none"]);
         match hosts {
             Some(hosts) => command.arg("--hostfile").arg(hosts),
-            None => command.arg("--oversubscribe"),
+            // Quiet: what it says about failed ranks is long, and they say it themselves.
+            None => command.args(["--oversubscribe", "-q"]),
         };
         command.env("OMPI_ALLOW_RUN_AS_ROOT", "1");
         command.env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
