@@ -44,8 +44,9 @@ fn main() -> Result<(), ParallelError> {
         let outgoing = buckets();
         group.gather(Vec::new())?; // All ranks begin at the same time.
         let start = Instant::now();
-        for bucket in outgoing {
-            group.start_sum(bucket)?;
+        let last = outgoing.len().saturating_sub(1);
+        for (index, bucket) in outgoing.into_iter().enumerate() {
+            group.start_sum(bucket, index == last)?;
         }
         let sums = starts.iter().map(|_| group.finish_sum());
         let sums = sums.collect::<Result<Vec<_>, _>>()?;

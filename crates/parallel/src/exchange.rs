@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
 use crate::tree::add_parts;
-use crate::{Control, ParallelError, Transport};
+use crate::{Control, Gather, ParallelError, Scatter, Transport};
 
 /// How often an idle thread looks for an abort.
 const IDLE: Duration = Duration::from_millis(20);
@@ -14,7 +14,11 @@ const IDLE: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(crate) enum Request {
     /// Sums of equally long slices over all ranks.
-    Sum(Vec<f32>),
+    Sum {
+        values: Vec<f32>,
+        /// Whether no other sum follows at once.
+        is_last: bool,
+    },
     /// The bytes of all ranks.
     Gather(Vec<u8>),
     /// The end: all ranks leave.
@@ -35,7 +39,7 @@ pub(crate) fn serve(
     requests: &Receiver<Request>,
     responses: &Sender<Result<Response, ParallelError>>,
 ) {
-    let mut received = Vec::new();
+    let mut sums = Sums::default();
     loop {
         if let Some(code) = control.abort_code() {
             transport.abort(code);
@@ -46,32 +50,89 @@ pub(crate) fn serve(
             Err(RecvTimeoutError::Timeout) => continue,
             Err(RecvTimeoutError::Disconnected) => return,
         };
-        let response = match request {
-            Request::Sum(values) => sum(&mut transport, values, &mut received).map(Response::Sum),
-            Request::Gather(bytes) => transport.gather_bytes(&bytes).map(Response::Gathered),
+        let respond = |response| responses.send(Ok(response)).is_ok();
+        let served = match request {
+            Request::Sum { values, is_last } => {
+                let respond = |sum| respond(Response::Sum(sum));
+                sums.add(&mut transport, values, is_last, respond)
+            }
+            Request::Gather(bytes) => transport
+                .gather_bytes(&bytes)
+                .map(|all| respond(Response::Gathered(all))),
             Request::Close => return,
         };
-        let failed = response.is_err();
-        if responses.send(response).is_err() || failed {
-            return;
+        match served {
+            Ok(true) => {}
+            // Nobody waits for responses any more.
+            Ok(false) => return,
+            Err(error) => return drop(responses.send(Err(error))),
         }
     }
 }
 
-/// Replaces `values` by their sums over all ranks: each rank adds its part of the numbers, in the order of the tree.
-fn sum(
-    transport: &mut impl Transport,
-    mut values: Vec<f32>,
-    received: &mut Vec<f32>,
-) -> Result<Vec<f32>, ParallelError> {
-    let (rank, size) = (transport.rank(), transport.size());
-    let parts = parts(values.len(), size);
-    let own = parts[rank].len();
-    received.resize(size * own, 0.0);
-    transport.exchange_parts(&values, &parts, received)?;
-    add_parts(received, size);
-    transport.gather_parts(&received[..own], &parts, &mut values)?;
-    Ok(values)
+/// Sums over all ranks: each adds its part of the numbers, in the order of the tree, and sends the sums to all. What one
+/// sum sends at last and the next one at first are sent together.
+#[derive(Default)]
+struct Sums {
+    received: Vec<f32>,
+    pending: Option<Pending>,
+}
+
+/// A sum of which each rank has its part.
+struct Pending {
+    values: Vec<f32>,
+    parts: Vec<Range<usize>>,
+    /// The sums of this rank's part.
+    own: Vec<f32>,
+}
+
+impl Pending {
+    fn gather(&mut self) -> Gather<'_> {
+        Gather {
+            part: &self.own,
+            parts: &self.parts,
+            values: &mut self.values,
+        }
+    }
+}
+
+impl Sums {
+    /// Replaces `values` by their sums. Calls `respond` with the previous ones, if they are pending, and with these if
+    /// they are the last. Returns false if nobody waits for them.
+    fn add(
+        &mut self,
+        transport: &mut impl Transport,
+        values: Vec<f32>,
+        is_last: bool,
+        mut respond: impl FnMut(Vec<f32>) -> bool,
+    ) -> Result<bool, ParallelError> {
+        let (rank, size) = (transport.rank(), transport.size());
+        let parts = parts(values.len(), size);
+        let len = parts[rank].len();
+        self.received.resize(size * len, 0.0);
+        let scatter = Scatter {
+            values: &values,
+            parts: &parts,
+            received: &mut self.received,
+        };
+        if let Some(mut pending) = self.pending.take() {
+            transport.scatter_and_gather(scatter, pending.gather())?;
+            if !respond(pending.values) {
+                return Ok(false);
+            }
+        } else {
+            transport.scatter(scatter)?;
+        }
+        add_parts(&mut self.received, size);
+        let own = self.received[..len].to_vec();
+        let mut pending = Pending { values, parts, own };
+        if !is_last {
+            self.pending = Some(pending);
+            return Ok(true);
+        }
+        transport.gather(pending.gather())?;
+        Ok(respond(pending.values))
+    }
 }
 
 /// `len` numbers in `size` contiguous parts, whose lengths differ by one at most.

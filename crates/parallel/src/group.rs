@@ -195,16 +195,17 @@ impl Group {
         if self.0.link.is_none() {
             return Ok(values);
         }
-        self.start_sum(values)?;
+        self.start_sum(values, true)?;
         self.finish_sum()
     }
 
-    /// Starts a [`sum`](Self::sum) in the background. A rank that is alone has none to start.
+    /// Starts a [`sum`](Self::sum) in the background, and says whether it `is_last`: otherwise, another one must be started
+    /// next, on all ranks, and the two share the network. A rank that is alone has none to start.
     ///
     /// # Errors
     /// [`ParallelError::Lost`] if the group has ended.
-    pub fn start_sum(&self, values: Vec<f32>) -> Result<(), ParallelError> {
-        self.request(Request::Sum(values))
+    pub fn start_sum(&self, values: Vec<f32>, is_last: bool) -> Result<(), ParallelError> {
+        self.request(Request::Sum { values, is_last })
     }
 
     /// The result of the first sum that was started and not finished.

@@ -44,7 +44,7 @@ pub use division::Division;
 pub use error::ParallelError;
 pub use group::Group;
 pub use launch::{Launched, launch_command};
-pub use transport::Transport;
+pub use transport::{Gather, Scatter, Transport};
 pub use tree::{TreeSum, largest_stack};
 
 /// Whether this build can train over MPI.

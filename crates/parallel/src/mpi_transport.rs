@@ -13,7 +13,7 @@ use mpi::topology::SimpleCommunicator;
 use mpi::traits::{Communicator, CommunicatorCollectives};
 use mpi::{Count, Threading};
 
-use crate::{Control, Launched, ParallelError, Transport};
+use crate::{Control, Gather, Launched, ParallelError, Scatter, Transport};
 
 /// Tests of a request before the thread sleeps between two.
 const SPINS: usize = 50;
@@ -72,6 +72,44 @@ impl MpiTransport {
                 std::thread::sleep(POLL);
             }
         }
+    }
+
+    /// Starts what is given, and waits for it.
+    fn move_parts(&self, scatter: Option<Scatter<'_>>, gather: Option<Gather<'_>>) {
+        let (rank, size) = (self.world.rank() as usize, self.world.size() as usize);
+        let mut scatter = scatter.map(|scatter| {
+            let (counts, offsets) = counts_and_offsets(scatter.parts);
+            let outgoing = Partition::new(scatter.values, counts, offsets);
+            let own = scatter.parts[rank].len();
+            let (counts, offsets) = counts_and_offsets(&consecutive((0..size).map(|_| own)));
+            (
+                outgoing,
+                PartitionMut::new(scatter.received, counts, offsets),
+            )
+        });
+        let mut gather = gather.map(|gather| {
+            let (counts, offsets) = counts_and_offsets(gather.parts);
+            (
+                gather.part,
+                PartitionMut::new(gather.values, counts, offsets),
+            )
+        });
+        let world = &self.world;
+        scope(|scope| {
+            let scattered = scatter.as_mut().map(|(outgoing, incoming)| {
+                world.immediate_all_to_all_varcount_into(scope, outgoing, incoming)
+            });
+            let gathered = gather.as_mut().map(|(part, values)| {
+                world.immediate_all_gather_varcount_into(scope, *part, values)
+            });
+            // Each test makes progress on both.
+            if let Some(request) = scattered {
+                self.wait(request);
+            }
+            if let Some(request) = gathered {
+                self.wait(request);
+            }
+        });
     }
 
     /// Sends `part` to all ranks, into `values[parts[r]]` for rank `r`.
@@ -134,32 +172,22 @@ impl Transport for MpiTransport {
         true
     }
 
-    fn exchange_parts(
-        &mut self,
-        send: &[f32],
-        parts: &[Range<usize>],
-        received: &mut [f32],
-    ) -> Result<(), ParallelError> {
-        let (counts, offsets) = counts_and_offsets(parts);
-        let outgoing = Partition::new(send, counts, offsets);
-        let own = parts[self.rank()].len();
-        let incoming = consecutive((0..self.size()).map(|_| own));
-        let (counts, offsets) = counts_and_offsets(&incoming);
-        let mut incoming = PartitionMut::new(received, counts, offsets);
-        scope(|scope| {
-            let world = &self.world;
-            self.wait(world.immediate_all_to_all_varcount_into(scope, &outgoing, &mut incoming));
-        });
+    fn scatter(&mut self, scatter: Scatter<'_>) -> Result<(), ParallelError> {
+        self.move_parts(Some(scatter), None);
         Ok(())
     }
 
-    fn gather_parts(
+    fn gather(&mut self, gather: Gather<'_>) -> Result<(), ParallelError> {
+        self.move_parts(None, Some(gather));
+        Ok(())
+    }
+
+    fn scatter_and_gather(
         &mut self,
-        part: &[f32],
-        parts: &[Range<usize>],
-        values: &mut [f32],
+        scatter: Scatter<'_>,
+        gather: Gather<'_>,
     ) -> Result<(), ParallelError> {
-        self.gather_into(part, parts, values);
+        self.move_parts(Some(scatter), Some(gather));
         Ok(())
     }
 

@@ -1,10 +1,9 @@
 //! Ranks as threads of one process: for tests, and to try what a number of ranks computes.
 
-use std::ops::Range;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-use crate::{Control, ParallelError, Transport};
+use crate::{Control, Gather, ParallelError, Scatter, Transport};
 
 /// What one rank sends to another.
 #[derive(Debug)]
@@ -108,14 +107,14 @@ impl Transport for ThreadTransport {
         false
     }
 
-    fn exchange_parts(
-        &mut self,
-        send: &[f32],
-        parts: &[Range<usize>],
-        received: &mut [f32],
-    ) -> Result<(), ParallelError> {
+    fn scatter(&mut self, scatter: Scatter<'_>) -> Result<(), ParallelError> {
+        let Scatter {
+            values,
+            parts,
+            received,
+        } = scatter;
         for (rank, part) in parts.iter().enumerate() {
-            self.send(rank, Message::Numbers(send[part.clone()].to_vec()))?;
+            self.send(rank, Message::Numbers(values[part.clone()].to_vec()))?;
         }
         let len = parts[self.rank].len();
         for rank in 0..self.size() {
@@ -124,12 +123,12 @@ impl Transport for ThreadTransport {
         Ok(())
     }
 
-    fn gather_parts(
-        &mut self,
-        part: &[f32],
-        parts: &[Range<usize>],
-        values: &mut [f32],
-    ) -> Result<(), ParallelError> {
+    fn gather(&mut self, gather: Gather<'_>) -> Result<(), ParallelError> {
+        let Gather {
+            part,
+            parts,
+            values,
+        } = gather;
         for rank in 0..self.size() {
             self.send(rank, Message::Numbers(part.to_vec()))?;
         }

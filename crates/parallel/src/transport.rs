@@ -4,6 +4,29 @@ use std::ops::Range;
 
 use crate::ParallelError;
 
+/// Numbers of which each rank gets a part: `values[parts[r]]` goes to rank `r`. `received` gets the part of this rank from
+/// each rank, in the order of the ranks: `size` times the length of `parts[rank]`.
+#[derive(Debug)]
+pub struct Scatter<'a> {
+    /// The numbers of this rank.
+    pub values: &'a [f32],
+    /// The part of each rank.
+    pub parts: &'a [Range<usize>],
+    /// The parts that this rank receives.
+    pub received: &'a mut [f32],
+}
+
+/// Numbers of which each rank has a part: `values[parts[r]]` gets that of rank `r`.
+#[derive(Debug)]
+pub struct Gather<'a> {
+    /// The part of this rank.
+    pub part: &'a [f32],
+    /// The part of each rank.
+    pub parts: &'a [Range<usize>],
+    /// All parts.
+    pub values: &'a mut [f32],
+}
+
 /// Moves data between ranks, without computing anything with it. All ranks make the same calls in the same order.
 ///
 /// [`Group::start`](crate::Group::start) owns a transport in a thread of its own.
@@ -20,28 +43,30 @@ pub trait Transport {
     /// Whether all ranks are processes of their own, which can end by themselves.
     fn has_processes(&self) -> bool;
 
-    /// Sends `send[parts[r]]` to each rank `r`. `received` gets the part of this rank from each rank, in the order of
-    /// the ranks: `size` times the length of `parts[rank]`.
+    /// Sends each rank its part of some numbers.
     ///
     /// # Errors
     /// [`ParallelError::Lost`] if a rank is gone.
-    fn exchange_parts(
-        &mut self,
-        send: &[f32],
-        parts: &[Range<usize>],
-        received: &mut [f32],
-    ) -> Result<(), ParallelError>;
+    fn scatter(&mut self, scatter: Scatter<'_>) -> Result<(), ParallelError>;
 
-    /// Sends `part` to all ranks. `values[parts[r]]` gets that of each rank `r`.
+    /// Sends all ranks the part of this one.
     ///
     /// # Errors
     /// [`ParallelError::Lost`] if a rank is gone.
-    fn gather_parts(
+    fn gather(&mut self, gather: Gather<'_>) -> Result<(), ParallelError>;
+
+    /// Does both, at the same time if it can.
+    ///
+    /// # Errors
+    /// [`ParallelError::Lost`] if a rank is gone.
+    fn scatter_and_gather(
         &mut self,
-        part: &[f32],
-        parts: &[Range<usize>],
-        values: &mut [f32],
-    ) -> Result<(), ParallelError>;
+        scatter: Scatter<'_>,
+        gather: Gather<'_>,
+    ) -> Result<(), ParallelError> {
+        self.scatter(scatter)?;
+        self.gather(gather)
+    }
 
     /// Sends `bytes` to all ranks and returns those of all ranks, which may have different lengths.
     ///

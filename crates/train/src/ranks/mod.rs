@@ -85,7 +85,7 @@ pub(crate) fn sum_over_ranks(
     Ok((tensor(1)?, Gradients::from_map(sums)))
 }
 
-/// Packs numbers into buckets, whose sums start as soon as they are full.
+/// Packs numbers into buckets. The sum of a full one starts as soon as there are more numbers.
 struct Buckets<'a> {
     group: &'a Group,
     bucket: Vec<f32>,
@@ -101,23 +101,21 @@ impl<'a> Buckets<'a> {
 
     fn send(&mut self, mut values: &[f32]) -> Result<(), TrainError> {
         while !values.is_empty() {
+            if self.bucket.len() == BUCKET {
+                let full = std::mem::replace(&mut self.bucket, Vec::with_capacity(BUCKET));
+                self.group.start_sum(full, false)?;
+            }
             let free = BUCKET - self.bucket.len();
             let (now, later) = values.split_at(free.min(values.len()));
             self.bucket.extend_from_slice(now);
             values = later;
-            if self.bucket.len() == BUCKET {
-                let full = std::mem::replace(&mut self.bucket, Vec::with_capacity(BUCKET));
-                self.group.start_sum(full)?;
-            }
         }
         Ok(())
     }
 
-    /// Starts the last sum.
+    /// Starts the last sum, of the numbers that are left: at least one.
     fn finish(self) -> Result<Sums<'a>, TrainError> {
-        if !self.bucket.is_empty() {
-            self.group.start_sum(self.bucket)?;
-        }
+        self.group.start_sum(self.bucket, true)?;
         Ok(Sums {
             group: self.group,
             bucket: Vec::new(),
