@@ -1,7 +1,7 @@
 //! Training on several ranks: `--ranks`, joining the others, and ending together.
 
 use std::path::PathBuf;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -93,6 +93,8 @@ fn without_rank_arguments(
 #[cfg(unix)]
 fn run_launcher(mut command: Command) -> anyhow::Result<ExitCode> {
     use std::os::unix::process::CommandExt as _;
+    use std::process::Stdio;
+
     // In a process group of its own, it does not get the terminal's Ctrl-C, nor its input.
     command.process_group(0).stdin(Stdio::null());
     let mut child = command.spawn().map_err(|error| {
