@@ -65,13 +65,13 @@ fail() { echo "failed: $1" >&2; exit 1; }
 train() {
     local run=$1 ranks=$2
     shift 2
-    timeout 60 "$program" train "$work/tiny.toml" --quiet --ranks "$ranks" --set "out=\"$work/$run\"" "$@"
+    timeout -k 10 60 "$program" train "$work/tiny.toml" --quiet --ranks "$ranks" --set "out=\"$work/$run\"" "$@"
 }
 
 resume() {
     local run=$1 ranks=$2
     shift 2
-    timeout 60 "$program" resume "$work/$run" --quiet --ranks "$ranks" "$@"
+    timeout -k 10 60 "$program" resume "$work/$run" --quiet --ranks "$ranks" "$@"
 }
 
 # The hashes of weights and moments at the end of a run.
@@ -175,7 +175,7 @@ finish interrupted
 
 echo "-- other instructions on a rank"
 code=0
-timeout 60 mpirun --oversubscribe --bind-to none \
+timeout -k 10 60 mpirun --oversubscribe --bind-to none \
     -n 1 "$program" train "$work/tiny.toml" --set "out=\"$work/unlike\"" : \
     -n 1 -x NEXTWORD_SIMD=scalar "$program" train "$work/tiny.toml" --set "out=\"$work/unlike\"" \
     >"$work/unlike.log" 2>&1 || code=$?
@@ -187,6 +187,6 @@ code=0
 train three 3 2>"$work/three.log" || code=$?
 [ $code = 2 ] && grep -q "1, 2, 4 or 8 ranks" "$work/three.log" || fail "3 ranks of 8 lanes"
 code=0
-timeout 60 mpirun --oversubscribe -n 2 "$program" devices >"$work/devices.log" 2>&1 || code=$?
+timeout -k 10 60 mpirun --oversubscribe -n 2 "$program" devices >"$work/devices.log" 2>&1 || code=$?
 [ $code = 2 ] || fail "exit code $code of a command that runs on one process"
 echo "training over MPI: passed in $SECONDS s"
