@@ -39,7 +39,8 @@ check wgpu "burn-wgpu" "$flex $ndarray $program $server"
 check server,flex "$flex nextword-server tokio" "$ndarray $wgpu $program"
 check cli,flex "$flex $program" "$ndarray $wgpu"
 check cli,ndarray "$ndarray $program" "$flex $wgpu"
-check cli,wgpu "burn-wgpu $program" "$flex $ndarray"
+check cli,wgpu "burn-wgpu $program" "$flex $ndarray mpi"
+check cli,flex,mpi "$flex $program mpi" "$ndarray $wgpu"
 
 if [ "${1:-}" = --build ]; then
     export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/features"

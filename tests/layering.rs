@@ -22,11 +22,12 @@ const USES: &[(&str, &[&str])] = &[
     (
         "train",
         &[
-            "base", "chat", "convert", "data", "eval", "kernels", "model",
+            "base", "chat", "convert", "data", "eval", "kernels", "model", "parallel",
         ],
     ),
     ("experiments", &["base", "data", "eval", "model", "train"]),
     ("hub", &["base"]),
+    ("parallel", &[]),
     ("plot", &[]),
     ("server", &["chat", "data", "explain", "generate", "model"]),
     (
@@ -48,6 +49,7 @@ const USES: &[(&str, &[&str])] = &[
             "hub",
             "kernels",
             "model",
+            "parallel",
             "plot",
             "server",
             "train",
@@ -62,6 +64,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("tokio", &["server", "nextword"]),
     ("anyhow", &["nextword"]),
     ("clap", &["nextword"]),
+    ("mpi", &["parallel"]),
     ("tokenizers", &["data"]),
     ("ureq", &["hub"]),
     ("safetensors", &["model"]),
@@ -149,7 +152,7 @@ fn external_dependencies_stay_in_their_crates() {
             );
         }
         let uses_burn = dependencies.iter().any(|used| used.starts_with("burn"));
-        let is_without_tensors = ["base", "chat", "data", "hub", "plot"].contains(name);
+        let is_without_tensors = ["base", "chat", "data", "hub", "parallel", "plot"].contains(name);
         assert!(
             !(is_without_tensors && uses_burn),
             "{name} must not depend on Burn"

@@ -392,7 +392,25 @@ impl Loader {
     /// order. A thread prepares up to `depth` batches in advance (at most 64) and stops when the
     /// iterator is dropped.
     pub fn prefetch(&self, from_step: u64, depth: usize) -> Prefetch {
-        Prefetch::start(self.clone(), from_step, depth)
+        self.prefetch_part(from_step, depth, 0..self.config.grad_accum_steps)
+    }
+
+    /// As [`prefetch`](Self::prefetch), with only the micro-batches `micros` of each step: those of one process of
+    /// several that share the steps.
+    ///
+    /// ```
+    /// use nextword_data::{Loader, LoaderConfig, Tokens};
+    ///
+    /// let config = LoaderConfig { context_length: 8, batch_size: 1, grad_accum_steps: 4, ..LoaderConfig::default() };
+    /// let loader = Loader::new(Tokens::from_ids((0..100).collect()), config)?;
+    /// let mut second_half = loader.prefetch_part(0, 2, 2..4);
+    /// for (step, micro) in [(0, 2), (0, 3), (1, 2)] {
+    ///     assert_eq!(second_half.next().unwrap()?.inputs, loader.batch(step, micro)?.inputs);
+    /// }
+    /// # Ok::<(), nextword_data::DataError>(())
+    /// ```
+    pub fn prefetch_part(&self, from_step: u64, depth: usize, micros: Range<usize>) -> Prefetch {
+        Prefetch::start(self.clone(), from_step, depth, micros)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Prefetching: a thread prepares batches in advance.
 
 use std::any::Any;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
@@ -21,15 +22,19 @@ pub struct Prefetch {
 const MAX_DEPTH: usize = 64;
 
 impl Prefetch {
-    pub(crate) fn start(loader: Loader, from_step: u64, depth: usize) -> Self {
-        let grad_accum_steps = loader.config().grad_accum_steps;
+    pub(crate) fn start(
+        loader: Loader,
+        from_step: u64,
+        depth: usize,
+        micros: Range<usize>,
+    ) -> Self {
         let batch = move |step, micro| loader.batch(step, micro);
-        Self::spawn(grad_accum_steps, from_step, depth, batch)
+        Self::spawn(micros, from_step, depth, batch)
     }
 
     /// Starts a thread that calls `batch` for each (step, micro-batch).
     fn spawn(
-        grad_accum_steps: usize,
+        micros: Range<usize>,
         from_step: u64,
         depth: usize,
         batch: impl Fn(u64, usize) -> Result<TokenBatch, DataError> + Send + 'static,
@@ -37,7 +42,7 @@ impl Prefetch {
         let (sender, receiver) = sync_channel(depth.clamp(1, MAX_DEPTH));
         let work = move || {
             for step in from_step.. {
-                for micro in 0..grad_accum_steps {
+                for micro in micros.clone() {
                     let batch_result = catch_unwind(AssertUnwindSafe(|| batch(step, micro)))
                         .unwrap_or_else(|panic| Err(panic_error(&*panic)));
                     let failed = batch_result.is_err();
@@ -91,7 +96,7 @@ mod tests {
 
     #[test]
     fn a_panic_is_the_last_item_and_keeps_its_message() {
-        let mut batches = Prefetch::spawn(2, 5, 3, |step, micro| {
+        let mut batches = Prefetch::spawn(0..2, 5, 3, |step, micro| {
             assert!((step, micro) != (6, 1), "step {step} broke");
             Ok(TokenBatch::default())
         });
@@ -107,7 +112,7 @@ mod tests {
     #[test]
     fn a_huge_depth_allocates_no_memory() {
         let batch = |_, _| Ok(TokenBatch::default());
-        let mut batches = Prefetch::spawn(1, 0, usize::MAX, batch);
+        let mut batches = Prefetch::spawn(0..1, 0, usize::MAX, batch);
         assert!(batches.next().unwrap().is_ok());
     }
 }

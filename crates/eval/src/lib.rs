@@ -37,7 +37,9 @@ mod text;
 mod token_scores;
 
 pub use error::EvalError;
-pub use loss::{LossReport, attention_mask, batch_context, batch_tokens, evaluate};
+pub use loss::{
+    BatchLoss, LossReport, attention_mask, batch_context, batch_losses, batch_tokens, evaluate,
+};
 pub use tasks::{TaskReport, evaluate_task, evaluate_task_with};
 pub use text::{
     EvalProgress, TextReport, TextSettings, evaluate_text, evaluate_text_with, text_windows,

@@ -41,7 +41,34 @@ pub struct LossReport {
     pub bits_per_byte: Option<f64>,
 }
 
+/// The loss of one batch.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BatchLoss {
+    /// The sum of `-ln p` over the targets of the batch.
+    pub nats: f64,
+    /// Number of its targets.
+    pub tokens: u64,
+}
+
 impl LossReport {
+    /// The report of batches, which are summed in the given order, as [`evaluate`] does.
+    ///
+    /// ```
+    /// use nextword_eval::{BatchLoss, LossReport};
+    ///
+    /// let batch = |nats, tokens| BatchLoss { nats, tokens };
+    /// let report = LossReport::of_batches([batch(3.0, 2), batch(1.0, 2)]);
+    /// assert_eq!((report.nats_per_token, report.tokens), (1.0, 4));
+    /// ```
+    pub fn of_batches(batches: impl IntoIterator<Item = BatchLoss>) -> Self {
+        let (mut nats, mut tokens) = (0.0, 0);
+        for batch in batches {
+            nats += batch.nats;
+            tokens += batch.tokens;
+        }
+        Self::new(nats, tokens)
+    }
+
     /// Creates a report from the sum of `-ln p` over `tokens` predicted tokens.
     pub(crate) fn new(nats: f64, tokens: u64) -> Self {
         let nats_per_token = nats / tokens as f64;
@@ -95,6 +122,42 @@ pub fn evaluate(
     batch_size: usize,
 ) -> Result<LossReport, EvalError> {
     evaluate_with(model, windows, batch_size, &mut |_| {})
+}
+
+/// Computes the loss of those batches of [`evaluate`] whose number, from 0, `is_selected`, in their order: for several
+/// processes that share an evaluation.
+///
+/// # Errors
+/// Those of [`evaluate`].
+///
+/// ```
+/// use burn::tensor::Device;
+/// use nextword_data::{EvalWindows, Packing, Tokens};
+/// use nextword_eval::{LossReport, batch_losses, evaluate};
+/// use nextword_model::presets;
+///
+/// let model = presets::shakespeare_char_cpu(65).init(&Device::flex(), 1)?;
+/// let windows = EvalWindows::new(Tokens::from_ids([1, 2, 3].repeat(70)), 64, Packing::Packed, 0)?;
+/// let even = batch_losses(&model, &windows, 1, |batch| batch % 2 == 0)?;
+/// let odd = batch_losses(&model, &windows, 1, |batch| batch % 2 == 1)?;
+/// let report = LossReport::of_batches([even[0], odd[0], even[1], odd[1]]);
+/// assert_eq!(report, evaluate(&model, &windows, 1)?);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn batch_losses(
+    model: &Transformer,
+    windows: &EvalWindows,
+    batch_size: usize,
+    is_selected: impl Fn(usize) -> bool,
+) -> Result<Vec<BatchLoss>, EvalError> {
+    let batches = windows.batches(batch_size).enumerate();
+    let selected = batches.filter(|(number, _)| is_selected(*number));
+    selected
+        .map(|(_, batch)| {
+            let (nats, tokens) = batch_loss(model, batch?)?;
+            Ok(BatchLoss { nats, tokens })
+        })
+        .collect()
 }
 
 /// As [`evaluate`]. `on_batch` receives the number of windows after each batch.

@@ -5,7 +5,7 @@ use nextword_data::{EvalWindows, IGNORE, TokenBatch};
 use nextword_model::{ForwardContext, Transformer, weights};
 
 use crate::EvalError;
-use crate::loss::{attention_mask, check_batch};
+use crate::loss::{batch_context, check_batch};
 
 /// Logits that are computed at a time: 64 MiB.
 const MAX_LOGITS: usize = 16 << 20;
@@ -109,7 +109,7 @@ pub fn for_each_logits(
     let ids: Vec<i32> = batch.inputs.iter().map(|id| id.cast_signed()).collect();
     let data = TensorData::new(ids, [batch.batch, batch.seq]);
     let tokens = Tensor::<2, Int>::from_data(data, &model.device());
-    let mut ctx = ForwardContext::inference().with_mask(attention_mask(batch));
+    let mut ctx = batch_context(ForwardContext::inference(), batch, &model.device());
     let logits = model.forward(tokens, &mut ctx);
     let logits = weights::to_f32_vec(logits.into_data());
     let rows = logits.chunks_exact(model.config().vocab_size);

@@ -55,8 +55,10 @@ pub struct TrainingShape {
     pub batch_size: usize,
     /// Tokens per sequence.
     pub sequence_length: usize,
-    /// Micro-batches per update.
+    /// Micro-batches whose gradients are added one after another.
     pub accumulation: usize,
+    /// Sums of the gradients of earlier micro-batches that are kept besides.
+    pub kept_sums: usize,
     /// Values per parameter that the optimizer keeps; `AdamW` has two moments.
     pub moments: usize,
     /// Whether only the input of each block is saved, and the activations of one block are in memory at a time.
@@ -72,10 +74,18 @@ impl Default for TrainingShape {
             batch_size: 1,
             sequence_length: 1,
             accumulation: 1,
+            kept_sums: 0,
             moments: 2,
             recompute: false,
             fused: true,
         }
+    }
+}
+
+impl TrainingShape {
+    /// Gradients of all trained parameters that are in memory at a time.
+    fn gradient_copies(&self) -> usize {
+        self.accumulation.clamp(1, 2) + self.kept_sums
     }
 }
 
@@ -187,7 +197,7 @@ impl ModelConfig {
         MemoryEstimate {
             weights,
             // The sum of the earlier micro-batches' and those of the current one.
-            gradients: weights * shape.accumulation.clamp(1, 2),
+            gradients: weights * shape.gradient_copies(),
             optimizer: shape.moments * weights,
             activations: activations.saturating_add(4 * shared),
         }
@@ -219,7 +229,7 @@ impl ModelConfig {
         };
         MemoryEstimate {
             weights: self.weight_bytes(bits) + 4 * trained,
-            gradients: 4 * trained * shape.accumulation.clamp(1, 2),
+            gradients: 4 * trained * shape.gradient_copies(),
             optimizer: 4 * trained * shape.moments,
             // The frozen embedding has no gradient.
             activations: full.activations.saturating_sub(tables),

@@ -70,6 +70,7 @@ pub use nextword_explain as explain;
 pub use nextword_generate as generate;
 pub use nextword_kernels as kernels;
 pub use nextword_model as model;
+pub use nextword_parallel as parallel;
 #[cfg(feature = "server")]
 pub use nextword_server as server;
 pub use nextword_train as train;

@@ -57,6 +57,9 @@ pub struct RunConfig {
     /// Sentences that are probed during training.
     #[serde(skip_serializing_if = "ProbeConfig::is_default")]
     pub probes: ProbeConfig,
+    /// Training on several ranks.
+    #[serde(skip_serializing_if = "ParallelConfig::is_default")]
+    pub parallel: ParallelConfig,
     /// Warnings about the configuration itself, such as a check that an override disabled. They are
     /// reported before the run starts and are not part of the file.
     #[serde(skip)]
@@ -91,6 +94,7 @@ impl Default for RunConfig {
             checkpoint: CheckpointConfig::default(),
             samples: SampleConfig::default(),
             probes: ProbeConfig::default(),
+            parallel: ParallelConfig::default(),
             warnings: Vec::new(),
             unset: UnsetKeys::default(),
             run_folder: None,
@@ -112,6 +116,11 @@ pub struct TrainConfig {
     pub batch_size: usize,
     /// Micro-batches per update (gradient accumulation).
     pub accumulation: usize,
+    /// Contiguous runs of micro-batches whose gradients are added in a fixed tree, a divisor of `accumulation`: the
+    /// most ranks that can share a step. The results depend on it, but not on the number of ranks. With 1, one rank
+    /// adds the micro-batches from left to right.
+    #[serde(skip_serializing_if = "is_one")]
+    pub lanes: usize,
     /// Tokens per training and validation sequence, at most `model.context_length`; absent:
     /// `model.context_length`. Shorter sequences take less memory and need less text; the model keeps its
     /// context.
@@ -136,11 +145,40 @@ impl Default for TrainConfig {
             epochs: None,
             batch_size: 12,
             accumulation: 1,
+            lanes: 1,
             sequence_length: None,
             precision: Precision::F32,
             recompute: false,
             log_every: 10,
         }
+    }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // The signature that serde calls.
+fn is_one(number: &usize) -> bool {
+    *number == 1
+}
+
+/// Ranks that train together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ParallelConfig {
+    /// Seconds that a rank waits for the others before it ends the run: more than rank 0 takes to validate, sample and
+    /// save.
+    pub timeout: u64,
+}
+
+impl Default for ParallelConfig {
+    fn default() -> Self {
+        Self { timeout: 1800 }
+    }
+}
+
+impl ParallelConfig {
+    #[allow(clippy::trivially_copy_pass_by_ref)] // The signature that serde calls.
+    /// A run on one rank has no `[parallel]` table in its `run.toml`.
+    fn is_default(&self) -> bool {
+        *self == Self::default()
     }
 }
 
@@ -268,6 +306,8 @@ impl RunConfig {
             ("train.steps", self.train.steps as usize),
             ("train.batch_size", self.train.batch_size),
             ("train.accumulation", self.train.accumulation),
+            ("train.lanes", self.train.lanes),
+            ("parallel.timeout", self.parallel.timeout as usize),
             ("train.log_every", self.train.log_every as usize),
             ("validation.batch_size", self.validation.batch_size),
             ("checkpoint.keep_last", self.checkpoint.keep_last),
@@ -276,6 +316,14 @@ impl RunConfig {
             if value == 0 {
                 return Err(zero_error(key, "set it to 1 or more"));
             }
+        }
+        let (lanes, accumulation) = (self.train.lanes, self.train.accumulation);
+        if !accumulation.is_multiple_of(lanes) {
+            return Err(TrainError::config(
+                "train.lanes",
+                format!("{lanes} does not divide train.accumulation = {accumulation}"),
+                "set it to a divisor",
+            ));
         }
         if let Some(epochs) = self.train.epochs
             && !(epochs.is_finite() && epochs > 0.0)

@@ -8,6 +8,7 @@ use nextword_convert::ConvertError;
 use nextword_data::DataError;
 use nextword_eval::EvalError;
 use nextword_model::{ByteSize, ModelError};
+use nextword_parallel::ParallelError;
 
 /// Separates what is wrong from how to fix it.
 const HINT: &str = "; hint: ";
@@ -187,6 +188,9 @@ pub enum TrainError {
     /// An error of the data crate.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// An error of the ranks that train together.
+    #[error(transparent)]
+    Parallel(#[from] ParallelError),
     /// An error of the eval crate.
     #[error(transparent)]
     Eval(#[from] EvalError),

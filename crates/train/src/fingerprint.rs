@@ -99,7 +99,10 @@ fn later_settings(config: &RunConfig) -> Vec<Setting> {
     // The length of the context is the same as none.
     let length = config.train.sequence_length;
     let length = length.filter(|length| *length != config.model.context_length);
-    let mut settings = vec![setting("train.sequence_length", length, Value::Null)];
+    let mut settings = vec![
+        setting("train.sequence_length", length, Value::Null),
+        setting("train.lanes", config.train.lanes, 1),
+    ];
     settings.extend(lora_settings(config));
     settings.extend(architecture_settings(config));
     settings.extend(masked_settings(config));

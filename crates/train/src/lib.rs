@@ -64,6 +64,8 @@ mod other_text;
 mod pairs;
 pub mod plan;
 mod preferences;
+mod ranks;
+mod reduction;
 mod report;
 mod saved_model;
 mod schedule;
@@ -78,7 +80,9 @@ mod training_loop;
 mod validation_config;
 
 pub use completion_check::check_completions;
-pub use config::{CheckpointConfig, ProbeConfig, RunConfig, SampleConfig, TrainConfig};
+pub use config::{
+    CheckpointConfig, ParallelConfig, ProbeConfig, RunConfig, SampleConfig, TrainConfig,
+};
 pub use config_file::{parse_config, parse_stored_config, read_config, to_toml};
 pub use conversations::{
     ConversationReport, ConversationSet, Conversations, Examples, LeftOut, PromptCheck, RowReport,
@@ -105,5 +109,5 @@ pub use start_from::LoraBase;
 pub use step::{Gradients, forward_backward};
 pub use stepper::Stepper;
 pub use tokenizer_choice::use_declared_eos;
-pub use trainer::{InMemoryTrainer, StopFlag, TrainedModel, Trainer};
+pub use trainer::{InMemoryTrainer, StopFlag, TrainedModel, Trainer, Worker};
 pub use validation_config::{OtherText, ValidationConfig};

@@ -44,6 +44,9 @@ pub struct MetricsLine {
     /// Tokens per second since the previous line, excluding validation and saving.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens_per_second: Option<f64>,
+    /// The share of the time of those updates for which rank 0 waited for other ranks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waited_share: Option<f64>,
     /// Seconds of training so far, including those before a resume.
     pub elapsed: f64,
 }

@@ -8,28 +8,32 @@ use nextword_model::{Adapter, Dropout, ForwardContext, Probe, Site, Transformer,
 use crate::step::batch_loss;
 use crate::{Gradients, TrainError};
 
-/// Describes the first NaN or infinity of this update: in a weight, in an activation of the forward
-/// pass, or in a gradient.
-pub(crate) fn first_nonfinite(
+/// Describes the first NaN or infinity of an update on `batches`, of which the first sequence has the number
+/// `first_sequence`, in a weight or in an activation of the forward pass.
+pub(crate) fn first_nonfinite_activation(
     model: &Transformer,
     batches: &[TokenBatch],
-    gradients: &Gradients,
+    mut first_sequence: usize,
     dropout: impl Fn(usize) -> Dropout,
-) -> String {
+) -> Option<String> {
     let inference = model.valid();
     if let Some(name) = first_nonfinite_weight(&inference) {
-        return format!("weight `{name}` is not finite");
+        return Some(format!("weight `{name}` is not finite"));
     }
-    let mut first_sequence = 0;
     for batch in batches {
         let mut probe = FiniteProbe { first: None };
         let ctx = ForwardContext::with_probe(&mut probe).with_dropout(dropout(first_sequence));
         batch_loss(&inference, batch, ctx);
         first_sequence += batch.batch;
         if let Some(site) = probe.first {
-            return format!("`{site}` of the forward pass is not finite");
+            return Some(format!("`{site}` of the forward pass is not finite"));
         }
     }
+    None
+}
+
+/// Describes the first gradient that is not finite.
+pub(crate) fn first_nonfinite_gradient(gradients: &Gradients) -> String {
     let non_finite = gradients
         .iter()
         .find(|(_, gradient)| !all_finite((*gradient).clone()));

@@ -74,6 +74,8 @@ pub struct StepReport {
     pub grad_norm: f64,
     /// Recent tokens per second, excluding validation and saving.
     pub tokens_per_second: f64,
+    /// The share of the time of recent updates for which this rank waited for others; `None` for a rank that is alone.
+    pub waited_share: Option<f64>,
     /// Estimated seconds until the end, including validation and saving.
     pub eta: f64,
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use nextword_data::{Dataset, EvalWindows, Loader, Samples, Tokenizer};
 use nextword_model::{DeviceName, ModelDir, ModelTokens, Transformer, weights};
+use nextword_parallel::Group;
 
 use self::batches::loader_config;
 use self::conversation_data::{read_conversations, without_conversations};
@@ -59,6 +60,8 @@ pub struct RunSetup {
     pub pairs: Option<Pairs>,
     /// The texts of `validation.also`.
     pub(crate) other_texts: Vec<OtherTextWindows>,
+    /// The ranks that share the run; by default this one alone.
+    pub group: Group,
     /// What the model card says about the data, if a checkpoint has it: a resumed run reads the same data by other
     /// paths.
     pub(crate) trained_on: Option<String>,
@@ -196,6 +199,7 @@ impl BaseConfig {
             conversations,
             pairs,
             other_texts,
+            group: Group::alone(),
             trained_on: None,
         })
     }

@@ -8,6 +8,8 @@ use nextword_data::TokenBatch;
 use nextword_eval::{batch_context, batch_tokens};
 use nextword_model::{Dropout, ForwardContext, NoProbe, Probe, Transformer};
 
+use crate::reduction::{LaneSum, StepPart};
+
 /// The gradients of all parameters by name: flat, off the autodiff graph.
 #[derive(Clone, Debug)]
 pub struct Gradients {
@@ -36,6 +38,14 @@ impl Gradients {
         model.visit(&mut collector);
         Self {
             by_name: collector.collected,
+            ..Self::default()
+        }
+    }
+
+    /// Those of the given names, not clipped.
+    pub(crate) fn from_map(by_name: BTreeMap<String, Tensor<1>>) -> Self {
+        Self {
+            by_name,
             ..Self::default()
         }
     }
@@ -154,39 +164,48 @@ pub fn forward_backward(
     step: u64,
     recompute: bool,
 ) -> (Tensor<1>, Gradients) {
-    let target_count: usize = batches.iter().map(TokenBatch::target_count).sum();
-    let mut total: Option<Tensor<1>> = None;
-    let mut gradients = Gradients::default();
-    let mut first_sequence = 0;
+    let part = StepPart::whole(batches);
+    part_gradients(model, batches, &part, seed, step, recompute)
+}
+
+/// As [`forward_backward`], of the part of a step that this rank computes.
+pub(crate) fn part_gradients(
+    model: &Transformer,
+    batches: &[TokenBatch],
+    part: &StepPart,
+    seed: u64,
+    step: u64,
+    recompute: bool,
+) -> (Tensor<1>, Gradients) {
+    let mut sum = LaneSum::new(part);
+    let mut first_sequence = part.first_sequence;
     for batch in batches {
         let dropout = Dropout::training(seed, step, first_sequence);
-        let divisor = target_count.max(1) as f64;
+        let divisor = part.target_count.max(1) as f64;
         let device = model.device().without_autodiff();
         let context =
             || batch_context(ForwardContext::<NoProbe>::training(dropout), batch, &device);
-        let loss = if recompute {
+        let (loss, gradients) = if recompute {
             let (tokens, targets) = (batch_tokens(batch, &device), &batch.targets);
             // Summed separately first: the order of additions is the same as without `recompute`.
             let mut batch_gradients = Gradients::default();
             let loss = model.loss_with_recompute(tokens, targets, divisor, context, |part| {
                 batch_gradients.add(Gradients::collect(model, part));
             });
-            gradients.add(batch_gradients);
-            loss
+            (loss, batch_gradients)
         } else {
             let loss = model.loss_sum(batch_tokens(batch, &device), &batch.targets, &mut context())
                 / divisor;
-            gradients.add(Gradients::collect(model, loss.backward()));
-            loss.inner()
+            let gradients = Gradients::collect(model, loss.backward());
+            (loss.inner(), gradients)
         };
-        total = Some(match total {
-            Some(total) => total + loss,
-            None => loss,
-        });
+        sum.push(loss, gradients);
         first_sequence += batch.batch;
     }
-    let total = total.unwrap_or_else(|| Tensor::zeros([1], &model.device().without_autodiff()));
-    (total, gradients)
+    sum.finish().unwrap_or_else(|| {
+        let zero = Tensor::zeros([1], &model.device().without_autodiff());
+        (zero, Gradients::default())
+    })
 }
 
 /// The sum of the losses over the targets of one micro-batch.

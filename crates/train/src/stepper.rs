@@ -4,9 +4,12 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use nextword_data::TokenBatch;
 use nextword_model::Transformer;
+use nextword_parallel::Group;
 
-use crate::step::read_scalars;
-use crate::{Gradients, Optimizer, OptimizerConfig, PreferenceMetrics, forward_backward};
+use crate::ranks::sum_over_ranks;
+use crate::reduction::StepPart;
+use crate::step::{part_gradients, read_scalars};
+use crate::{Gradients, Optimizer, OptimizerConfig, PreferenceMetrics, TrainError};
 
 /// A model with its optimizer: makes updates on given batches. The trainers are loops around it; use it
 /// directly for a loop of your own.
@@ -50,6 +53,19 @@ pub(crate) struct StepGradients {
 }
 
 impl StepGradients {
+    fn new(loss: Tensor<1>, gradients: Gradients) -> Self {
+        let norm = gradients
+            .norm()
+            .unwrap_or_else(|| Tensor::zeros_like(&loss));
+        let [loss, norm] = read_scalars(loss, norm);
+        Self {
+            loss,
+            norm,
+            gradients,
+            preferences: PreferenceMetrics::default(),
+        }
+    }
+
     /// Whether loss and gradients are finite.
     pub(crate) fn is_finite(&self) -> bool {
         self.loss.is_finite() && self.norm.is_finite()
@@ -98,18 +114,32 @@ impl Stepper {
 
     /// Computes loss and gradients of update `step`.
     pub(crate) fn gradients(&self, batches: &[TokenBatch], step: u64) -> StepGradients {
-        let (loss, gradients) =
-            forward_backward(self.model(), batches, self.seed, step, self.recompute);
-        let norm = gradients
-            .norm()
-            .unwrap_or_else(|| Tensor::zeros_like(&loss));
-        let [loss, norm] = read_scalars(loss, norm);
-        StepGradients {
-            loss,
-            norm,
-            gradients,
-            preferences: PreferenceMetrics::default(),
-        }
+        let (loss, gradients) = self.part_gradients(batches, &StepPart::whole(batches), step);
+        StepGradients::new(loss, gradients)
+    }
+
+    /// Computes loss and gradients of update `step`, of which this rank computes `part`, and sums them over the ranks
+    /// of `group`.
+    pub(crate) fn gradients_of_ranks(
+        &self,
+        batches: &[TokenBatch],
+        part: &StepPart,
+        step: u64,
+        group: &Group,
+    ) -> Result<StepGradients, TrainError> {
+        let (loss, gradients) = self.part_gradients(batches, part, step);
+        let (loss, gradients) = sum_over_ranks(group, loss, gradients)?;
+        Ok(StepGradients::new(loss, gradients))
+    }
+
+    fn part_gradients(
+        &self,
+        batches: &[TokenBatch],
+        part: &StepPart,
+        step: u64,
+    ) -> (Tensor<1>, Gradients) {
+        let (seed, recompute) = (self.seed, self.recompute);
+        part_gradients(self.model(), batches, part, seed, step, recompute)
     }
 
     /// Clips the gradients and updates the model with them.

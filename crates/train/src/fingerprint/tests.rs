@@ -98,6 +98,7 @@ fn every_setting_is_considered() {
         probes: _,
         warnings: _,
         unset: _,
+        parallel: _,
         run_folder: _,
     } = &config;
     let crate::LoraSettings {
@@ -204,6 +205,7 @@ fn every_setting_is_considered() {
         epochs: _,
         batch_size: _,
         accumulation: _,
+        lanes: _,
         sequence_length: _,
         precision: _,
         recompute: _,
@@ -231,7 +233,7 @@ fn every_setting_is_considered() {
     // `train` without steps, epochs, recompute and log_every; all of lora, optimizer and schedule;
     // and the table `data.masked`.
     let count = v0_1_settings(&config).len() + later_settings(&config).len();
-    assert_eq!(count, 3 + (33 - 4) + 14 + 4 + 9 + 8 + 6 + 4);
+    assert_eq!(count, 3 + (33 - 4) + 14 + 5 + 9 + 8 + 6 + 4);
 }
 
 #[test]

@@ -134,6 +134,23 @@ impl Optimizer {
         state
     }
 
+    /// Sets the number of updates made so far.
+    pub(crate) fn set_updates(&mut self, updates: u64) {
+        self.updates = updates;
+    }
+
+    /// Sets the tensor `key` of the [`state`](Self::state).
+    pub(crate) fn set_moment(&mut self, key: &str, tensor: Tensor<1>) {
+        let Some((name, suffix)) = key.rsplit_once('.') else {
+            return;
+        };
+        let moments = self.moments.entry(name.to_string()).or_default();
+        match suffix {
+            "first" => moments.first = Some(tensor),
+            _ => moments.second = Some(tensor),
+        }
+    }
+
     /// Bytes of the state in a file.
     pub(crate) fn state_bytes(&self) -> u64 {
         let lengths = self.state().into_values().map(|tensor| tensor.dims()[0]);
@@ -154,17 +171,10 @@ impl Optimizer {
         let mut optimizer = Self::new(config);
         optimizer.updates = updates;
         for key in state.names() {
-            let Some((name, suffix)) = key.rsplit_once('.') else {
-                continue;
-            };
             let values = state.values(key)?;
             let len = values.len();
             let tensor = Tensor::from_data(TensorData::new(values, [len]), device);
-            let moments = optimizer.moments.entry(name.to_string()).or_default();
-            match suffix {
-                "first" => moments.first = Some(tensor),
-                _ => moments.second = Some(tensor),
-            }
+            optimizer.set_moment(key, tensor);
         }
         Ok(optimizer)
     }

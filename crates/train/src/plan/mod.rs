@@ -31,6 +31,7 @@ mod bounded;
 mod disk;
 mod lora;
 mod memory;
+mod ranks;
 mod speed;
 
 use nextword_data::{Baselines, Packing};
@@ -42,6 +43,7 @@ use crate::{RunSetup, TrainError};
 pub use disk::DiskShortage;
 pub use lora::{LoraAlternatives, LoraPlan};
 pub use memory::MemoryShortage;
+pub use ranks::{LinkSpeed, RankPlan};
 pub use speed::MeasuredSpeed;
 
 /// Memory that the program takes for code and threads once it trains.
@@ -79,6 +81,9 @@ pub struct Plan {
     pub baselines: Option<BaselineLosses>,
     /// Measured speed; `None` without [`with_speed`](Self::with_speed).
     pub measured: Option<MeasuredSpeed>,
+    /// The cost on several ranks; `None` without [`with_ranks`](Self::with_ranks).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ranks: Option<RankPlan>,
 }
 
 /// Number of parameters, by part.
@@ -226,6 +231,7 @@ impl Plan {
             data: DataUse::of_run(setup),
             baselines: None,
             measured: None,
+            ranks: None,
         }
     }
 
@@ -307,6 +313,18 @@ mod tests {
         let weights = 37 * 4;
         assert_eq!(plan.checkpoint_bytes, 3 * weights);
         assert_eq!(plan.disk_bytes, 3 * 3 * weights + 2 * weights);
+    }
+
+    #[test]
+    fn lanes_keep_the_sums_of_complete_subtrees_in_memory() {
+        let copies = |lanes| {
+            let mut config = statquest();
+            (config.train.accumulation, config.train.lanes) = (8, lanes);
+            let plan = Plan::estimate(&prepare_run(config).unwrap());
+            plan.memory_bytes.by_part.gradients / (37 * 4)
+        };
+        // The gradients of a micro-batch, the sum of its lane, and sums of 1, 2 and 4 lanes.
+        assert_eq!([1, 2, 4, 8].map(copies), [2, 3, 4, 4]);
     }
 
     #[test]

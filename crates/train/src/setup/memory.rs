@@ -29,7 +29,8 @@ impl RunSetup {
         TrainingShape {
             batch_size: rows,
             sequence_length: self.config.sequence_length(),
-            accumulation: train.accumulation,
+            accumulation: train.accumulation / train.lanes.max(1),
+            kept_sums: nextword_parallel::largest_stack(train.lanes),
             moments: Optimizer::state_per_parameter(&self.config.optimizer),
             recompute: train.recompute,
             fused: QuantizedMatrix::has_native_kernel(&self.device),

@@ -10,6 +10,7 @@ mod probes;
 mod resume;
 mod save;
 mod warnings;
+mod worker;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nextword_model::{DeviceName, GraphicsAdapter, Transformer, peak_memory};
 
 pub use in_memory::{InMemoryTrainer, TrainedModel};
+pub use worker::Worker;
 
 use crate::checkpoint::State;
 use crate::folder::RunFolder;
@@ -204,6 +206,8 @@ impl Trainer {
         let reference = output.folder.reference_path();
         training.prepare_preferences(Some(&reference), reporter)?;
         probes::run(training, &output.folder, false, reporter, hooks)?;
+        let flag = stop.clone();
+        training.setup.group.watch(move || flag.is_raised());
         let mut observer = RunObserver {
             output: &mut *output,
             reporter: &mut *reporter,
@@ -312,6 +316,7 @@ impl LoopObserver for RunObserver<'_> {
             lr: Some(report.learning_rate),
             grad_norm: Some(report.grad_norm),
             tokens_per_second: Some(report.tokens_per_second),
+            waited_share: report.waited_share,
             elapsed: training.elapsed(),
             ..MetricsLine::default()
         })

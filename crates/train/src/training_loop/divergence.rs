@@ -4,7 +4,11 @@ use nextword_data::TokenBatch;
 use nextword_model::{Dropout, Transformer};
 
 use super::TrainingLoop;
-use crate::nonfinite::{first_nonfinite, first_nonfinite_weight};
+use crate::nonfinite::{
+    first_nonfinite_activation, first_nonfinite_gradient, first_nonfinite_weight,
+};
+use crate::ranks::first_description;
+use crate::reduction::StepPart;
 use crate::{Gradients, TrainError};
 
 impl TrainingLoop {
@@ -12,13 +16,20 @@ impl TrainingLoop {
     pub(super) fn diverged(
         &self,
         batches: &[TokenBatch],
+        part: &StepPart,
         gradients: &Gradients,
         lr: f64,
         loss: f64,
     ) -> TrainError {
         let (seed, step) = (self.state.seed, self.state.step);
         let dropout = |first| Dropout::training(seed, step, first);
-        let first = first_nonfinite(self.stepper.model(), batches, gradients, dropout);
+        let model = self.stepper.model();
+        let own = first_nonfinite_activation(model, batches, part.first_sequence, dropout);
+        let found = match first_description(&self.setup.group, own) {
+            Ok(found) => found,
+            Err(error) => return error,
+        };
+        let first = found.unwrap_or_else(|| first_nonfinite_gradient(gradients));
         self.divergence(step + 1, first, lr, loss)
     }
 

@@ -7,6 +7,7 @@ use nextword_model::Transformer;
 use super::{LoopObserver, TrainingLoop};
 use crate::nonfinite::{first_nonfinite_validation, first_nonfinite_weight};
 use crate::objective::{Evaluation, Objective, ReferenceRequest};
+use crate::ranks::evaluate;
 use crate::report::Reporter;
 use crate::{OtherTextLoss, PreferenceMetrics, TrainError};
 
@@ -57,7 +58,12 @@ impl TrainingLoop {
         let Some(windows) = &self.setup.validation else {
             return Ok(None);
         };
-        let report = nextword_eval::evaluate(model, windows, self.setup.validation_rows())?;
+        let report = evaluate(
+            &self.setup.group,
+            model,
+            windows,
+            self.setup.validation_rows(),
+        )?;
         Ok(Some(Evaluation {
             loss: report.nats_per_token,
             metrics: PreferenceMetrics::default(),
@@ -78,7 +84,7 @@ impl TrainingLoop {
         nextword_kernels::release_unused_memory();
         let mut losses = Vec::new();
         for text in &self.setup.other_texts {
-            let loss = nextword_eval::evaluate(&model, &text.windows, rows)?.nats_per_token;
+            let loss = evaluate(&self.setup.group, &model, &text.windows, rows)?.nats_per_token;
             // A text that was added when the run was resumed starts here.
             let start = self.state.other_text.entry(text.name.clone());
             losses.push(OtherTextLoss {

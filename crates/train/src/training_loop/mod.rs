@@ -9,10 +9,15 @@ use std::time::Instant;
 use burn::module::Module;
 use nextword_data::{DataError, TokenBatch};
 use nextword_model::{ModelCard, Transformer, peak_memory};
+use nextword_parallel::Division;
 
 use crate::checkpoint::State;
 use crate::fingerprint::{fingerprint, settings};
 use crate::objective::Objective;
+use crate::ranks::{
+    StepAgreement, check_agreement, check_same_weights, decision_of_first, share_start,
+};
+use crate::reduction::StepPart;
 use crate::report::{StepReport, StopReason, ValidationReport};
 use crate::stepper::StepGradients;
 use crate::{Optimizer, OtherTextLoss, PreferenceMetrics, RunSetup, Stepper, TrainError};
@@ -48,6 +53,8 @@ struct Timing {
     /// Seconds and tokens of the updates since the last logged one.
     seconds: f64,
     tokens: u64,
+    /// Seconds of them for which this rank waited for others.
+    waited: f64,
 }
 
 /// What a trainer does at each point of the loop.
@@ -97,6 +104,23 @@ pub(crate) trait LoopObserver {
     }
 }
 
+/// How the ranks share a step.
+fn division(setup: &RunSetup) -> Result<Division, TrainError> {
+    let train = setup.config.train;
+    let ranks = setup.group.size();
+    if setup.config.preferences.is_some() && (ranks > 1 || train.lanes > 1) {
+        return Err(TrainError::config(
+            "preferences",
+            format!(
+                "a run on preferences has one rank and one lane, not {ranks} and {}",
+                train.lanes
+            ),
+            "leave out --ranks and train.lanes",
+        ));
+    }
+    Ok(Division::new(train.accumulation, train.lanes, ranks)?)
+}
+
 /// The state of a run before its first update.
 pub(crate) fn initial_state(setup: &RunSetup) -> State {
     State {
@@ -111,7 +135,8 @@ pub(crate) fn initial_state(setup: &RunSetup) -> State {
 }
 
 impl TrainingLoop {
-    /// Continues the training of `model` after `state.step` updates.
+    /// Continues the training of `model` after `state.step` updates. On several ranks, all continue with the model, the
+    /// moments and the state of rank 0.
     pub(crate) fn new(
         setup: RunSetup,
         model: Transformer,
@@ -119,6 +144,11 @@ impl TrainingLoop {
         state: State,
     ) -> Result<Self, TrainError> {
         let config = &setup.config;
+        let timeout = std::time::Duration::from_secs(config.parallel.timeout);
+        setup.group.set_timeout(timeout);
+        division(&setup)?;
+        check_agreement(&setup)?;
+        let (model, optimizer, state) = share_start(&setup.group, model, optimizer, state)?;
         let model = model.train().with_precision(config.train.precision)?;
         let (clip_norm, recompute) = (config.optimizer.clip_norm, config.train.recompute);
         let stepper = Stepper::with_optimizer(model, optimizer, clip_norm, config.seed, recompute);
@@ -129,6 +159,7 @@ impl TrainingLoop {
                 elapsed_before: state.elapsed,
                 seconds: 0.0,
                 tokens: 0,
+                waited: 0.0,
             },
             setup,
             stepper,
@@ -149,18 +180,18 @@ impl TrainingLoop {
         &mut self,
         observer: &mut impl LoopObserver,
     ) -> Result<StopReason, TrainError> {
-        let micro_batches = self.setup.config.train.accumulation;
+        let division = division(&self.setup)?;
+        let micros = division.micro_batches(self.setup.group.rank());
+        let micro_batches = micros.len();
         let prefetched = PREFETCH_STEPS * micro_batches;
         if self.state.step == 0 {
             self.measure_other_text(observer)?;
         }
-        let mut stream = self.setup.loader.prefetch(self.state.step, prefetched);
+        let loader = &self.setup.loader;
+        let mut stream = loader.prefetch_part(self.state.step, prefetched, micros);
         while self.state.step < self.setup.config.train.steps {
             if self.should_stop_early() {
                 return Ok(StopReason::EarlyStopped);
-            }
-            if observer.stop_requested() {
-                return Ok(StopReason::Interrupted);
             }
             let batches = stream.by_ref().take(micro_batches);
             let batches = batches.collect::<Result<Vec<_>, _>>()?;
@@ -168,7 +199,13 @@ impl TrainingLoop {
                 let message = "the data loader ended before the run".to_string();
                 return Err(DataError::Prefetch { message }.into());
             }
-            self.update(&batches, observer)?;
+            let stop = observer.stop_requested();
+            let agreed = StepAgreement::reach(&self.setup.group, &batches, stop)?;
+            if agreed.stop {
+                return Ok(StopReason::Interrupted);
+            }
+            let part = self.part(&division, agreed.target_count);
+            self.update(&batches, &part, observer)?;
             let at_end = self.state.step == self.setup.config.train.steps;
             if at_end {
                 tracing::debug!(peak_memory = peak_memory(), "updates done");
@@ -186,16 +223,18 @@ impl TrainingLoop {
     fn update(
         &mut self,
         batches: &[TokenBatch],
+        part: &StepPart,
         observer: &mut impl LoopObserver,
     ) -> Result<(), TrainError> {
         let start = Instant::now();
         let step = self.state.step;
         let _span = tracing::debug_span!("step", step).entered();
         let lr = self.learning_rate(step);
-        let found = self.gradients(batches);
+        let waited_before = self.setup.group.waited();
+        let found = self.gradients(batches, part)?;
         let (loss, grad_norm) = (found.loss, found.norm);
         if !found.is_finite() {
-            return Err(self.diverged(batches, &found.gradients, lr, loss));
+            return Err(self.diverged(batches, part, &found.gradients, lr, loss));
         }
         let max_lr = self.setup.config.schedule.learning_rate;
         let preferences = found.preferences;
@@ -204,7 +243,7 @@ impl TrainingLoop {
         self.state.step += 1;
         let tokens = match &self.objective {
             Some(objective) => objective.trained_tokens(batches),
-            None => batches.iter().map(TokenBatch::target_count).sum(),
+            None => part.target_count,
         };
         self.state.tokens += tokens as u64;
         self.state.loss = Some(loss);
@@ -214,20 +253,27 @@ impl TrainingLoop {
         self.timing.tokens += tokens as u64;
         let seconds = start.elapsed().as_secs_f64();
         self.timing.seconds += seconds;
+        let waited = self.setup.group.waited().saturating_sub(waited_before);
+        self.timing.waited += waited.as_secs_f64();
         tracing::debug!(loss, grad_norm, lr, ms = seconds * 1e3, "step done");
         self.report_step((loss, preferences), lr, grad_norm, observer)
     }
 
-    /// Loss and gradients of the next update.
-    fn gradients(&self, batches: &[TokenBatch]) -> StepGradients {
+    /// Loss and gradients of the next update, of which this rank computes `part`.
+    fn gradients(
+        &self,
+        batches: &[TokenBatch],
+        part: &StepPart,
+    ) -> Result<StepGradients, TrainError> {
         let step = self.state.step;
         let Some(objective) = &self.objective else {
-            return self.stepper.gradients(batches, step);
+            let group = &self.setup.group;
+            return self.stepper.gradients_of_ranks(batches, part, step, group);
         };
         let indices = |micro| self.setup.loader.indices(step, micro);
         let pairs: Vec<_> = (0..batches.len()).map(indices).collect();
         let recompute = self.setup.config.train.recompute;
-        objective.gradients(self.stepper.model(), batches, &pairs, recompute)
+        Ok(objective.gradients(self.stepper.model(), batches, &pairs, recompute))
     }
 
     fn report_step(
@@ -251,14 +297,32 @@ impl TrainingLoop {
             learning_rate,
             grad_norm,
             tokens_per_second,
+            waited_share: (self.setup.group.size() > 1)
+                .then(|| self.timing.waited / self.timing.seconds.max(1e-9)),
             eta: seconds_per_step * train.steps.saturating_sub(step) as f64,
         };
+        if logged || self.is_saved_at(step) {
+            check_same_weights(&self.setup.group, self.stepper.model())?;
+        }
         observer.stepped(self, &report, logged)?;
         if logged {
             self.timing.tokens = 0;
             self.timing.seconds = 0.0;
+            self.timing.waited = 0.0;
         }
         Ok(())
+    }
+
+    /// The part of the next step that this rank computes.
+    fn part(&self, division: &Division, target_count: usize) -> StepPart {
+        let (rank, rows) = (self.setup.group.rank(), self.setup.config.train.batch_size);
+        StepPart::of_rank(division, rank, rows, target_count)
+    }
+
+    /// Whether there is a checkpoint of `step`.
+    fn is_saved_at(&self, step: u64) -> bool {
+        let every = self.setup.config.checkpoint.every;
+        every > 0 && step.is_multiple_of(every)
     }
 
     /// Whether early stopping applies.
@@ -290,7 +354,9 @@ impl TrainingLoop {
             let first = self.first_nonfinite_validation(&model)?;
             return Err(self.divergence(step, first, self.last_lr(), loss));
         }
+        let group = self.setup.group.clone();
         let improved = self.state.best.is_none_or(|best| loss < best);
+        let improved = decision_of_first(&group, improved)?;
         self.state.validation = Some(loss);
         let report = ValidationReport {
             step,
@@ -305,7 +371,7 @@ impl TrainingLoop {
         self.last_validation = Some((loss, report.preferences));
         if !improved {
             self.state.since_best += 1;
-        } else if observer.improved(self, &model)? {
+        } else if decision_of_first(&group, observer.improved(self, &model)?)? {
             self.state.best = Some(loss);
             self.state.since_best = 0;
         }

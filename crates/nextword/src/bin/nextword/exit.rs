@@ -16,6 +16,7 @@ use nextword_explain::ExplainError;
 use nextword_generate::GenerateError;
 use nextword_hub::HubError;
 use nextword_model::ModelError;
+use nextword_parallel::ParallelError;
 use nextword_server::ServerError;
 use nextword_train::TrainError;
 use nextword_train::plan::{DiskShortage, MemoryShortage};
@@ -167,6 +168,7 @@ fn code_of(error: &(dyn std::error::Error + 'static)) -> Option<Code> {
     let own = own.into_iter().find_map(|(is, code)| is.then_some(code));
     own.or_else(|| error.downcast_ref().map(train_code))
         .or_else(|| error.downcast_ref().map(generate_code))
+        .or_else(|| error.downcast_ref().map(parallel_code))
         .or_else(|| error.downcast_ref().map(benchmark_code))
         .or_else(|| error.downcast_ref().map(experiment_code))
         .or_else(|| error.downcast_ref().map(explain_code))
@@ -200,7 +202,15 @@ fn train_code(error: &TrainError) -> Code {
         TrainError::Model(error) => model_code(error),
         TrainError::Data(error) => data_code(error),
         TrainError::Eval(error) => eval_code(error),
+        TrainError::Parallel(error) => parallel_code(error),
         TrainError::Convert(error) => convert_code(error),
+        _ => Code::Failure,
+    }
+}
+
+fn parallel_code(error: &ParallelError) -> Code {
+    match error {
+        ParallelError::Division { .. } | ParallelError::Start(_) => Code::Usage,
         _ => Code::Failure,
     }
 }

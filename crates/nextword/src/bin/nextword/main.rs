@@ -21,6 +21,7 @@ mod models;
 mod output;
 mod output_file;
 mod prompt;
+mod ranks;
 mod run_config;
 mod session;
 mod signals;
@@ -29,6 +30,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::CommandFactory;
+use nextword_parallel::Launched;
 
 use crate::cli::{Cli, Command};
 
@@ -42,14 +44,14 @@ fn main() -> ExitCode {
     if may_open_gpu(&cli.command, std::env::args_os().skip(1)) {
         quiet_graphics_drivers();
     }
+    if let Some(launched) = Launched::from_environment() {
+        share_cores(launched);
+    }
     logging::init(cli.verbose);
     match exit::catch_panics(|| run(cli.command)) {
         Ok(code) => code,
         Err(error) if exit::is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            output::eprint_line(&format!("error: {}", exit::message(&error)));
-            exit::code(&error).into()
-        }
+        Err(error) => ranks::fail(&error),
     }
 }
 
@@ -87,10 +89,32 @@ fn quiet_graphics_drivers() {
     }
 }
 
+/// Limits the threads of this rank to its share of the machine's cores, unless the user has set their number.
+#[allow(unsafe_code)]
+fn share_cores(launched: Launched) {
+    const VARIABLE: &str = "RAYON_NUM_THREADS";
+    if std::env::var_os(VARIABLE).is_none() {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        // SAFETY: as above, there is no other thread yet.
+        unsafe { std::env::set_var(VARIABLE, launched.threads(cores).to_string()) };
+    }
+}
+
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Train(args) => return commands::train::run(&args),
-        Command::Resume(args) => return commands::resume::run(&args),
+        Command::Train(args) => commands::train::run(&args),
+        Command::Resume(args) => commands::resume::run(&args),
+        command => {
+            ranks::refuse()?;
+            run_alone(command)
+        }
+    }
+}
+
+/// Runs a command that one process runs.
+fn run_alone(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Train(_) | Command::Resume(_) => {}
         Command::Sweep(args) => return commands::sweep::run(&args),
         Command::SweepRun => return commands::sweep::run_one(),
         Command::Watch(args) => commands::watch::run(&args)?,

@@ -2,28 +2,38 @@
 
 use std::process::ExitCode;
 
+use nextword_parallel::Group;
 use nextword_train::{Outcome, Reporter, RunSetup, StopFlag, StopReason, Trainer};
 
 use crate::exit::Code;
 use crate::hooks::TrainingHooks;
-use crate::{console, output, signals};
+use crate::{console, output, ranks, signals};
 
 /// What a run needs besides its setup.
 pub(crate) struct Session {
     hooks: TrainingHooks,
     reporter: Box<dyn Reporter>,
     stop: StopFlag,
+    group: Group,
 }
 
 impl Session {
     /// Installs the signal handler.
     pub(crate) fn new(setup: &RunSetup, quiet: bool, json: bool) -> anyhow::Result<Self> {
+        if let Some(ranks) = ranks::describe(setup).filter(|_| !quiet) {
+            output::eprint_line(&ranks);
+        }
+        let stop = signals::stop_flag(true)?;
+        if setup.group.size() > 1 {
+            signals::stop_on_user_signal(&stop, true)?;
+        }
         Ok(Self {
             hooks: TrainingHooks {
                 prompt_template: setup.config.samples.prompt_template.clone(),
             },
             reporter: console::reporter(quiet, json),
-            stop: signals::stop_flag()?,
+            group: setup.group.clone(),
+            stop,
         })
     }
 
@@ -31,6 +41,7 @@ impl Session {
     /// it.
     pub(crate) fn run(mut self, trainer: Trainer) -> anyhow::Result<ExitCode> {
         let outcome = trainer.run(self.reporter.as_mut(), &mut self.hooks, &self.stop)?;
+        self.group.finish()?;
         Ok(exit_code(&outcome))
     }
 }

@@ -6,11 +6,12 @@ use nextword_train::StopFlag;
 
 use crate::{exit::Code, output};
 
-/// Installs the signal handler and returns the flag that the first signal raises.
+/// Installs the signal handler and returns the flag that the first signal raises. It prints what happens if it `speaks`:
+/// of several ranks, one does.
 ///
 /// # Errors
 /// If the handler cannot be installed.
-pub(crate) fn stop_flag() -> anyhow::Result<StopFlag> {
+pub(crate) fn stop_flag(speaks: bool) -> anyhow::Result<StopFlag> {
     static SIGNALS: AtomicUsize = AtomicUsize::new(0);
     let flag = StopFlag::default();
     let handler_flag = flag.clone();
@@ -18,7 +19,9 @@ pub(crate) fn stop_flag() -> anyhow::Result<StopFlag> {
         let is_first = SIGNALS.fetch_add(1, Ordering::SeqCst) == 0;
         if is_first {
             handler_flag.raise();
-            output::eprint_line(&stop_message(&handler_flag));
+            if speaks {
+                output::eprint_line(&stop_message(&handler_flag));
+            }
         }
         if !is_first || !handler_flag.has_stepped() {
             std::process::exit(Code::Interrupted as i32);
@@ -44,6 +47,54 @@ pub(crate) fn sweep_stop_flag() -> anyhow::Result<StopFlag> {
         );
     })?;
     Ok(flag)
+}
+
+/// Raises `flag` when SIGUSR1 arrives: `mpirun` passes it on to all ranks and leaves them the time to save.
+///
+/// # Errors
+/// If the handler cannot be installed.
+#[cfg(unix)]
+pub(crate) fn stop_on_user_signal(flag: &StopFlag, speaks: bool) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let flag = flag.clone();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()?;
+    let mut signals = {
+        let _context = runtime.enter();
+        signal(SignalKind::user_defined1())?
+    };
+    std::thread::spawn(move || {
+        runtime.block_on(signals.recv());
+        flag.raise();
+        if speaks {
+            output::eprint_line(&stop_message(&flag));
+        }
+        if !flag.has_stepped() {
+            std::process::exit(Code::Interrupted as i32);
+        }
+        // Later ones change nothing.
+        while runtime.block_on(signals.recv()).is_some() {}
+    });
+    Ok(())
+}
+
+/// Other systems have no such signal.
+#[cfg(not(unix))]
+#[allow(clippy::unnecessary_wraps)] // Fails on other systems.
+pub(crate) fn stop_on_user_signal(_flag: &StopFlag, _speaks: bool) -> anyhow::Result<()> {
+    Ok(())
+}
+
+/// Calls `handle` for each Ctrl-C and SIGTERM, with the number of earlier ones.
+///
+/// # Errors
+/// If the handler cannot be installed.
+#[cfg(unix)]
+pub(crate) fn on_each(handle: impl Fn(usize) + Send + 'static) -> anyhow::Result<()> {
+    let signals = AtomicUsize::new(0);
+    ctrlc::set_handler(move || handle(signals.fetch_add(1, Ordering::SeqCst)))?;
+    Ok(())
 }
 
 /// What the first signal leads to.

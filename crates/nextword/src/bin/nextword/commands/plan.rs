@@ -5,8 +5,9 @@ mod timed;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueHint};
-use nextword_train::plan::{LoraAlternatives, LoraPlan, Plan};
+use nextword_train::plan::{LinkSpeed, LoraAlternatives, LoraPlan, Plan};
 use nextword_train::prepare_run;
 
 use crate::args::ConfigArgs;
@@ -34,6 +35,12 @@ pub(crate) struct PlanArgs {
     /// Write the configuration that --minutes chose to this file
     #[arg(long, short, value_name = "FILE", requires = "minutes", value_hint = ValueHint::FilePath)]
     out: Option<PathBuf>,
+    /// Estimate the run on N ranks, each on a machine or GPU like this one
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
+    ranks: Option<usize>,
+    /// The network between the ranks, in bits per second
+    #[arg(long, value_name = "SPEED", default_value = "10Gb", requires = "ranks")]
+    link: LinkSpeed,
     /// Print the plan as JSON
     #[arg(long)]
     json: bool,
@@ -76,10 +83,15 @@ pub(crate) fn run(args: &PlanArgs) -> anyhow::Result<()> {
         }
         Some(steps) => plan.with_speed(&setup, steps)?,
     };
+    let plan = match args.ranks {
+        Some(ranks) => plan.with_ranks(&setup, ranks, args.link)?,
+        None => plan,
+    };
     if args.json {
         output::print_json(&plan)
     } else {
-        print_lines(&speed_lines(&plan))
+        print_lines(&speed_lines(&plan))?;
+        print_lines(&rank_lines(&plan))
     }
 }
 
@@ -209,6 +221,34 @@ fn baseline_lines(plan: &Plan) -> Vec<String> {
         ] {
             lines.push(format!("    {name:<20}{loss:>14.3}"));
         }
+    }
+    lines
+}
+
+/// The lines about several ranks.
+fn rank_lines(plan: &Plan) -> Vec<String> {
+    let Some(ranks) = &plan.ranks else {
+        return Vec::new();
+    };
+    let mut lines = vec![format!(
+        "  ranks        {}: each sends {} per step, in {:.3} s",
+        ranks.ranks,
+        bytes(ranks.sent_bytes),
+        ranks.exchange_seconds
+    )];
+    if let (Some(step), Some(efficiency)) = (ranks.step_seconds, ranks.efficiency) {
+        lines.push(format!(
+            "    {:<20}{step:>12.3} s  {:.0}% of {} times the speed",
+            "step",
+            100.0 * efficiency,
+            ranks.ranks
+        ));
+    }
+    if let Some(accumulation) = ranks.efficient_accumulation {
+        lines.push(format!(
+            "    {:<20}{accumulation:>14}  train.accumulation and above",
+            "90% from"
+        ));
     }
     lines
 }

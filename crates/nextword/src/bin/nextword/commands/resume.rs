@@ -5,13 +5,16 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueHint};
 use nextword_data::{DataConfig, DataError};
+use nextword_parallel::Group;
 use nextword_train::plan::Plan;
 use nextword_train::{
-    RunConfig, RunFolder, TrainError, Trainer, parse_stored_config, prepare_stored_run, to_toml,
+    RunConfig, RunFolder, RunSetup, TrainError, Trainer, parse_stored_config, prepare_stored_run,
+    to_toml,
 };
 
+use crate::ranks::RankArgs;
 use crate::session::Session;
-use crate::{exit, models, run_config};
+use crate::{exit, models, ranks, run_config};
 
 /// `resume RUN`.
 #[derive(Debug, Args)]
@@ -20,6 +23,8 @@ pub(crate) struct ResumeArgs {
     /// Run folder, e.g. runs/NAME
     #[arg(value_hint = ValueHint::DirPath)]
     run: PathBuf,
+    #[command(flatten)]
+    ranks: RankArgs,
     /// Device to run on [default: the run's]
     #[arg(long, short)]
     device: Option<String>,
@@ -57,25 +62,31 @@ const CHANGEABLE: [&str; 14] = [
 
 /// Resumes a run.
 pub(crate) fn run(args: &ResumeArgs) -> anyhow::Result<ExitCode> {
+    let launched = args.ranks.launch(|| {
+        let text =
+            std::fs::read_to_string(args.run.join("run.toml")).map_err(|_| not_a_run(args))?;
+        Ok(parse_stored_config(&text, &args.run.join("run.toml"), &[])?)
+    })?;
+    if let Some(code) = launched {
+        return Ok(code);
+    }
+    let group = ranks::join()?;
+    if !group.is_first() {
+        return work(args, group);
+    }
     if !models::is_run(&args.run) {
         if !args.run.exists() {
             return Err(models::missing(&args.run, "a run folder, e.g. runs/NAME"));
         }
-        return Err(exit::bad_file(format!(
-            "`{}` is not a run folder (run.toml is missing); hint: pass a run folder, e.g. runs/NAME",
-            args.run.display()
-        )));
+        return Err(not_a_run(args));
     }
     check_keys(&args.set)?;
     let (folder, stored) = RunFolder::open(&args.run)?;
     check_start(&stored, &args.set)?;
     let mut changed = apply_overrides(&stored, &folder, &args.set)?;
     folder.locate_base(&mut changed)?;
-    let mut config = changed.clone();
-    if let Some(device) = &args.device {
-        config.device.clone_from(device);
-    }
-    let setup = prepare_stored_run(config).map_err(|error| moved_data(error, &changed))?;
+    group.broadcast(to_toml(&changed)?.into_bytes())?;
+    let setup = prepare(args, &changed, group)?;
     run_config::check_resources(&Plan::estimate(&setup), folder.path())?;
     let session = Session::new(&setup, args.quiet, args.json)?;
     let trainer = Trainer::resume(setup, folder)?;
@@ -84,6 +95,36 @@ pub(crate) fn run(args: &ResumeArgs) -> anyhow::Result<ExitCode> {
         trainer.store_config(&changed)?;
     }
     session.run(trainer)
+}
+
+fn not_a_run(args: &ResumeArgs) -> anyhow::Error {
+    exit::bad_file(format!(
+        "`{}` is not a run folder (run.toml is missing); hint: pass a run folder, e.g. runs/NAME",
+        args.run.display()
+    ))
+}
+
+/// Prepares the run with the stored configuration `config`, on the device of this command.
+fn prepare(args: &ResumeArgs, config: &RunConfig, group: Group) -> anyhow::Result<RunSetup> {
+    let mut own = config.clone();
+    if let Some(device) = &args.device {
+        own.device.clone_from(device);
+    }
+    ranks::choose_device(&mut own);
+    let mut setup = prepare_stored_run(own).map_err(|error| moved_data(error, config))?;
+    setup.group = group;
+    Ok(setup)
+}
+
+/// Resumes on a rank other than 0, with the configuration that rank 0 read.
+fn work(args: &ResumeArgs, group: Group) -> anyhow::Result<ExitCode> {
+    let text = group.broadcast(Vec::new())?;
+    let path = args.run.join("run.toml");
+    let config = RunConfig {
+        run_folder: Some(args.run.clone()),
+        ..parse_stored_config(&String::from_utf8_lossy(&text), &path, &[])?
+    };
+    ranks::work(prepare(args, &config, group)?)
 }
 
 /// Adds to the error of missing data how to name its new place.

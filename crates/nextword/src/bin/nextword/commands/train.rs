@@ -4,20 +4,24 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Args;
+use nextword_parallel::Group;
 use nextword_train::plan::Plan;
 use nextword_train::{RunFolder, Trainer, prepare_run};
 
 use crate::args::ConfigArgs;
 use crate::commands::plan::print_plan;
 use crate::commands::watch;
+use crate::ranks::RankArgs;
 use crate::session::Session;
-use crate::{exit, run_config};
+use crate::{exit, ranks, run_config};
 
 /// `train CONFIG`.
 #[derive(Debug, Args)]
 pub(crate) struct TrainArgs {
     #[command(flatten)]
     run: ConfigArgs,
+    #[command(flatten)]
+    ranks: RankArgs,
     /// Device to run on: auto, flex, ndarray, wgpu, wgpu:N, wgpu:software, vulkan, metal, cuda, rocm
     /// [default: the configuration's]
     #[arg(long, short)]
@@ -38,12 +42,27 @@ pub(crate) struct TrainArgs {
 
 /// Starts a new run.
 pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
-    let config = args.run.load(args.device.as_deref())?;
+    let load = || args.run.load(args.device.as_deref());
+    let group = if args.dry_run {
+        ranks::refuse()?;
+        Group::alone()
+    } else {
+        if let Some(code) = args.ranks.launch(load)? {
+            return Ok(code);
+        }
+        ranks::join()?
+    };
+    let mut config = load()?;
+    ranks::choose_device(&mut config);
     let path = config.folder();
-    if !args.dry_run {
+    if !args.dry_run && group.is_first() {
         refuse_existing(&path)?;
     }
-    let setup = prepare_run(config)?;
+    let mut setup = prepare_run(config)?;
+    setup.group = group;
+    if !setup.group.is_first() {
+        return ranks::work(setup);
+    }
     let plan = Plan::estimate(&setup);
     if args.dry_run {
         run_config::print_warnings(&setup);

@@ -80,6 +80,12 @@ pub(super) fn step_line(report: &StepReport, validation: Option<f64>, columns: u
             Some(format!("{} tok/s", short(report.tokens_per_second))),
         ),
         (2, Some(format!("eta {}", duration(report.eta)))),
+        (
+            8,
+            report
+                .waited_share
+                .map(|share| format!("waited {:.0}%", 100.0 * share)),
+        ),
     ];
     let line = |max_rank: usize| {
         let shown = fields.iter().filter(|(rank, _)| *rank <= max_rank);
@@ -289,6 +295,7 @@ mod tests {
             learning_rate: 3e-4,
             grad_norm: 0.811,
             tokens_per_second: 41_234.0,
+            waited_share: None,
             eta: 372.2,
         }
     }
@@ -313,6 +320,11 @@ mod tests {
             "step 1200/5000  24%  loss 2.113  val 2.201  lr 3.0e-4  gnorm 0.81  41.2k tok/s  eta 6m12s"
         );
         assert!(!step_line(&report(), None, usize::MAX).contains("val"));
+        let of_ranks = StepReport {
+            waited_share: Some(0.034),
+            ..report()
+        };
+        assert!(step_line(&of_ranks, None, usize::MAX).ends_with("eta 6m12s  waited 3%"));
     }
 
     #[test]

@@ -1,0 +1,152 @@
+#![allow(clippy::unwrap_used)]
+
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::TreeSum;
+
+/// Runs `work` on `size` threads and returns the results in the order of the ranks.
+fn on_ranks<T: Send>(size: usize, work: impl Fn(Group) -> T + Sync) -> Vec<T> {
+    let groups = Group::threads(size).unwrap();
+    std::thread::scope(|scope| {
+        let work = &work;
+        let ranks: Vec<_> = groups
+            .into_iter()
+            .map(|group| scope.spawn(move || work(group)))
+            .collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    })
+}
+
+fn value(rank: usize, i: usize) -> f32 {
+    ((rank * 7919 + i * 104_729) % 9973) as f32 / 13.0
+}
+
+#[test]
+fn all_ranks_get_the_sums_of_the_tree() {
+    for size in [2, 3, 4, 8] {
+        for len in [0, 1, 5, 1000] {
+            let sums = on_ranks(size, |group| {
+                let values = (0..len).map(|i| value(group.rank(), i)).collect();
+                group.sum(values).unwrap()
+            });
+            let expected: Vec<f32> = (0..len)
+                .map(|i| {
+                    let mut tree = TreeSum::default();
+                    (0..size).for_each(|rank| tree.push(value(rank, i), |a, b| a + b));
+                    tree.finish(|a, b| a + b).unwrap()
+                })
+                .collect();
+            for sum in sums {
+                assert_eq!(sum, expected, "{size} ranks, {len} numbers");
+            }
+        }
+    }
+}
+
+#[test]
+fn sums_that_were_started_finish_in_order() {
+    let results = on_ranks(2, |group| {
+        for n in 1..=5_u8 {
+            let values = vec![f32::from(n); usize::from(n)];
+            group.start_sum(values, n == 2 || n == 5).unwrap();
+        }
+        (0..5)
+            .map(|_| group.finish_sum().unwrap())
+            .collect::<Vec<_>>()
+    });
+    for result in results {
+        let expected: Vec<Vec<f32>> = (1..=5_u8)
+            .map(|n| vec![2.0 * f32::from(n); usize::from(n)])
+            .collect();
+        assert_eq!(result, expected);
+    }
+}
+
+#[test]
+fn gathered_bytes_come_in_the_order_of_the_ranks() {
+    let all = on_ranks(3, |group| group.gather(vec![b'x'; group.rank()]).unwrap());
+    assert_eq!(all, vec![vec![vec![], vec![b'x'], vec![b'x'; 2]]; 3]);
+}
+
+#[test]
+fn only_the_bytes_of_rank_0_are_broadcast() {
+    let sent: Vec<u8> = (0..PACKET + 5).map(|i| i as u8).collect();
+    let all = on_ranks(2, |group| {
+        let bytes = if group.is_first() {
+            sent.clone()
+        } else {
+            vec![9; 3]
+        };
+        group.broadcast(bytes).unwrap()
+    });
+    assert!(all.iter().all(|bytes| *bytes == sent));
+}
+
+#[test]
+fn a_rank_that_differs_is_named_on_all_ranks() {
+    let errors = on_ranks(3, |group| {
+        let value = if group.rank() == 1 { "b" } else { "a" };
+        group.check_equal("the data", value, "copy it").unwrap_err()
+    });
+    for error in errors {
+        let message = error.to_string();
+        let expected =
+            "rank 1 on this process differs from rank 0 in the data: b instead of a; hint: copy it";
+        assert_eq!(message, expected);
+    }
+    on_ranks(2, |group| group.check_equal("the data", "a", "").unwrap());
+}
+
+#[test]
+fn an_abort_of_one_rank_ends_the_others() {
+    let start = Instant::now();
+    let errors = on_ranks(3, |group| {
+        if group.rank() == 1 {
+            group.abort(4);
+            return None;
+        }
+        group.sum(vec![0.0; 10]).err()
+    });
+    let lost = |error: &Option<ParallelError>| matches!(error, Some(ParallelError::Lost { .. }));
+    assert!(lost(&errors[0]) && lost(&errors[2]), "{errors:?}");
+    assert!(start.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn a_rank_that_does_not_answer_is_an_error_after_the_timeout() {
+    let errors = on_ranks(2, |group| {
+        group.set_timeout(Duration::from_millis(300));
+        if group.rank() == 1 {
+            std::thread::sleep(Duration::from_millis(1200));
+            return None;
+        }
+        group.gather(Vec::new()).err()
+    });
+    let is_timeout = matches!(errors[0], Some(ParallelError::Timeout { .. }));
+    assert!(is_timeout, "{errors:?}");
+}
+
+#[test]
+fn finishing_waits_for_all_ranks() {
+    let start = Instant::now();
+    let ends = on_ranks(2, |group| {
+        if group.rank() == 1 {
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        group.finish().unwrap();
+        start.elapsed()
+    });
+    assert!(ends[0] >= Duration::from_millis(200), "{ends:?}");
+}
+
+#[test]
+fn a_rank_that_is_alone_needs_nobody() {
+    let group = Group::alone();
+    assert_eq!(group.broadcast(vec![1, 2]).unwrap(), [1, 2]);
+    assert_eq!(group.gather(vec![3]).unwrap(), [[3]]);
+    group.check_equal("x", "y", "z").unwrap();
+    group.finish().unwrap();
+    group.abort(1);
+    assert_eq!(group.waited(), Duration::ZERO);
+}

@@ -1,0 +1,218 @@
+//! Training on several ranks: what they exchange in each step.
+//!
+//! Each rank computes the micro-batches of its lanes, and all make the same update with the summed gradients. Rank 0
+//! keeps the run's files; the others have the same weights, moments and state in memory.
+
+mod start;
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{Tensor, TensorData};
+use nextword_base::hash::{sha256, sha256_hex};
+use nextword_data::{EvalWindows, TokenBatch};
+use nextword_eval::{BatchLoss, LossReport};
+use nextword_model::{Transformer, weights};
+use nextword_parallel::Group;
+
+use crate::{Gradients, TrainError};
+
+pub(crate) use start::{check_agreement, share_start};
+
+/// Numbers that are exchanged at once: 4 MiB, so that packing, adding and sending overlap.
+const BUCKET: usize = 1 << 20;
+
+/// What the ranks know about a step before they compute it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StepAgreement {
+    /// Number of targets of all micro-batches of the step.
+    pub(crate) target_count: usize,
+    /// Whether a rank was asked to stop.
+    pub(crate) stop: bool,
+}
+
+impl StepAgreement {
+    /// Exchanges the targets of this rank's `batches`, and whether it was asked to `stop`.
+    pub(crate) fn reach(
+        group: &Group,
+        batches: &[TokenBatch],
+        stop: bool,
+    ) -> Result<Self, TrainError> {
+        let targets: usize = batches.iter().map(TokenBatch::target_count).sum();
+        let mut message = (targets as u64).to_le_bytes().to_vec();
+        message.push(u8::from(stop));
+        let all = group.gather(message)?;
+        Ok(Self {
+            target_count: all.iter().map(|bytes| number(bytes)).sum::<u64>() as usize,
+            stop: all.iter().any(|bytes| bytes.last() == Some(&1)),
+        })
+    }
+}
+
+/// The number in the first eight bytes of a message.
+fn number(bytes: &[u8]) -> u64 {
+    bytes
+        .first_chunk()
+        .map_or(0, |first| u64::from_le_bytes(*first))
+}
+
+/// Sums loss and gradients over the ranks, in the tree of [`nextword_parallel::TreeSum`].
+pub(crate) fn sum_over_ranks(
+    group: &Group,
+    loss: Tensor<1>,
+    gradients: Gradients,
+) -> Result<(Tensor<1>, Gradients), TrainError> {
+    if group.size() == 1 {
+        return Ok((loss, gradients));
+    }
+    let device = loss.device();
+    let mut outgoing = Buckets::new(group);
+    let mut layout = Vec::new();
+    for (name, gradient) in gradients.into_map() {
+        layout.push((name, gradient.dims()[0]));
+        outgoing.send(&weights::to_f32_vec(gradient.into_data()))?;
+    }
+    outgoing.send(&weights::to_f32_vec(loss.into_data()))?;
+    let mut incoming = outgoing.finish()?;
+    let mut tensor = |len: usize| -> Result<Tensor<1>, TrainError> {
+        let data = TensorData::new(incoming.receive(len)?, [len]);
+        Ok(Tensor::from_data(data, &device))
+    };
+    let mut sums = BTreeMap::new();
+    for (name, len) in layout {
+        sums.insert(name, tensor(len)?);
+    }
+    Ok((tensor(1)?, Gradients::from_map(sums)))
+}
+
+/// Packs numbers into buckets. The sum of a full one starts as soon as there are more numbers.
+struct Buckets<'a> {
+    group: &'a Group,
+    bucket: Vec<f32>,
+}
+
+impl<'a> Buckets<'a> {
+    fn new(group: &'a Group) -> Self {
+        Self {
+            group,
+            bucket: Vec::with_capacity(BUCKET),
+        }
+    }
+
+    fn send(&mut self, mut values: &[f32]) -> Result<(), TrainError> {
+        while !values.is_empty() {
+            if self.bucket.len() == BUCKET {
+                let full = std::mem::replace(&mut self.bucket, Vec::with_capacity(BUCKET));
+                self.group.start_sum(full, false)?;
+            }
+            let free = BUCKET - self.bucket.len();
+            let (now, later) = values.split_at(free.min(values.len()));
+            self.bucket.extend_from_slice(now);
+            values = later;
+        }
+        Ok(())
+    }
+
+    /// Starts the last sum, of the numbers that are left: at least one.
+    fn finish(self) -> Result<Sums<'a>, TrainError> {
+        self.group.start_sum(self.bucket, true)?;
+        Ok(Sums {
+            group: self.group,
+            bucket: Vec::new(),
+            taken: 0,
+        })
+    }
+}
+
+/// The sums of [`Buckets`], in the order in which the numbers were sent.
+struct Sums<'a> {
+    group: &'a Group,
+    bucket: Vec<f32>,
+    taken: usize,
+}
+
+impl Sums<'_> {
+    fn receive(&mut self, len: usize) -> Result<Vec<f32>, TrainError> {
+        let mut values = Vec::with_capacity(len);
+        while values.len() < len {
+            if self.taken == self.bucket.len() {
+                self.bucket = self.group.finish_sum()?;
+                self.taken = 0;
+            }
+            let end = (self.taken + len - values.len()).min(self.bucket.len());
+            values.extend_from_slice(&self.bucket[self.taken..end]);
+            self.taken = end;
+        }
+        Ok(values)
+    }
+}
+
+/// The loss over `windows`, whose batches are dealt to the ranks in turn and summed in their order, as by one process.
+pub(crate) fn evaluate(
+    group: &Group,
+    model: &Transformer,
+    windows: &EvalWindows,
+    rows: usize,
+) -> Result<LossReport, TrainError> {
+    let (rank, size) = (group.rank(), group.size());
+    let own = nextword_eval::batch_losses(model, windows, rows, |batch| batch % size == rank)?;
+    let message = own
+        .iter()
+        .flat_map(|batch| [batch.nats.to_bits(), batch.tokens])
+        .flat_map(u64::to_le_bytes);
+    let all = group.gather(message.collect())?;
+    let mut ranks: Vec<_> = all.iter().map(|bytes| bytes.chunks_exact(16)).collect();
+    let batches = (0..windows.len().div_ceil(rows.max(1))).filter_map(|batch| {
+        let bytes = ranks[batch % size].next()?;
+        Some(BatchLoss {
+            nats: f64::from_bits(number(bytes)),
+            tokens: number(&bytes[8..]),
+        })
+    });
+    Ok(LossReport::of_batches(batches))
+}
+
+/// The decision of rank 0, on all ranks.
+pub(crate) fn decision_of_first(group: &Group, decision: bool) -> Result<bool, TrainError> {
+    let bytes = group.broadcast(vec![u8::from(decision)])?;
+    Ok(bytes == [1])
+}
+
+/// The first description that a rank has, in their order.
+pub(crate) fn first_description(
+    group: &Group,
+    own: Option<String>,
+) -> Result<Option<String>, TrainError> {
+    let all = group.gather(own.unwrap_or_default().into_bytes())?;
+    let first = all.into_iter().find(|bytes| !bytes.is_empty());
+    Ok(first.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+/// Hashes the parameters that are trained.
+struct TrainedHasher {
+    hashes: Vec<u8>,
+}
+
+impl ModuleVisitor for TrainedHasher {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let tensor = param.val();
+        if tensor.is_require_grad() {
+            self.hashes.extend(sha256(tensor.into_data().as_bytes()));
+        }
+    }
+}
+
+/// Checks that all ranks have the same trained weights, bit for bit.
+pub(crate) fn check_same_weights(group: &Group, model: &Transformer) -> Result<(), TrainError> {
+    if group.size() == 1 {
+        return Ok(());
+    }
+    let mut hasher = TrainedHasher { hashes: Vec::new() };
+    model.visit(&mut hasher);
+    let hash = sha256_hex(&hasher.hashes);
+    let hint = "continue from the last checkpoint with `nextword resume`; if it happens again, test that machine's memory";
+    Ok(group.check_equal("the weights (SHA-256)", &hash, hint)?)
+}
+
+#[cfg(test)]
+mod tests;

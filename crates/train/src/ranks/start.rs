@@ -1,0 +1,182 @@
+//! What the ranks compare and share before the first step.
+
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{Device, Tensor, TensorData};
+use nextword_base::hash::{sha256, sha256_hex};
+use nextword_model::{Transformer, weights};
+use nextword_parallel::Group;
+
+use crate::checkpoint::State;
+use crate::config_file::to_toml;
+use crate::{Optimizer, RunConfig, RunSetup, TrainError};
+
+/// Checks that all ranks run the same program with the same configuration on the same data.
+pub(crate) fn check_agreement(setup: &RunSetup) -> Result<(), TrainError> {
+    let group = &setup.group;
+    let version = env!("CARGO_PKG_VERSION");
+    group.check_equal(
+        "the version",
+        version,
+        "install the same program everywhere",
+    )?;
+    let kernels = nextword_kernels::Isa::current().name();
+    let hint = "set NEXTWORD_SIMD to the lower one on all ranks: each updates its own copy of the weights, which must \
+                stay the same";
+    group.check_equal("the instruction set", kernels, hint)?;
+    let device = setup.device_name();
+    let backend = device.split(':').next().unwrap_or_default();
+    group.check_equal(
+        "the device",
+        backend,
+        "use the same kind of device on all ranks",
+    )?;
+    let config = sha256_hex(to_toml(&shared_settings(&setup.config))?.as_bytes());
+    let hint = "start all ranks with the same configuration and the same --set";
+    group.check_equal("the configuration (SHA-256)", &config, hint)?;
+    let hint = "copy the same data to each machine";
+    Ok(group.check_equal("the data", &setup.data_fingerprint(), hint)?)
+}
+
+/// `config` without what may differ between machines: where files are and which device computes.
+fn shared_settings(config: &RunConfig) -> RunConfig {
+    let mut shared = config.clone();
+    shared.out = None;
+    shared.start_from = None;
+    shared.device = String::new();
+    shared.data = nextword_data::DataConfig {
+        order: shared.data.order,
+        packing: shared.data.packing,
+        ..Default::default()
+    };
+    shared
+}
+
+/// Gives all ranks the model, the moments and the state of rank 0: those of a checkpoint, if it resumes a run.
+pub(crate) fn share_start(
+    group: &Group,
+    model: Transformer,
+    optimizer: Optimizer,
+    state: State,
+) -> Result<(Transformer, Optimizer, State), TrainError> {
+    if group.size() == 1 {
+        return Ok((model, optimizer, state));
+    }
+    let device = model.device().without_autodiff();
+    let model = share_weights(group, model)?;
+    let optimizer = share_moments(group, optimizer, state.step, &device)?;
+    let state = share_state(group, state)?;
+    Ok((model, optimizer, state))
+}
+
+/// Bytes of a SHA-256.
+const HASH: usize = 32;
+
+/// Sends the parameters of rank 0 that another rank does not have.
+fn share_weights(group: &Group, model: Transformer) -> Result<Transformer, TrainError> {
+    let mut hashes = Vec::new();
+    weights::for_each(&model, |_, data| hashes.extend(sha256(data.as_bytes())));
+    let all = group.gather(hashes)?;
+    let differs = |index: usize| {
+        let own = index * HASH..(index + 1) * HASH;
+        all.iter()
+            .any(|hashes| hashes.get(own.clone()) != all[0].get(own.clone()))
+    };
+    let parameters = all[0].len() / HASH;
+    let mut mapper = WeightReceiver {
+        group,
+        differs: (0..parameters).map(differs).collect(),
+        index: 0,
+        failed: None,
+    };
+    let model = model.map(&mut mapper);
+    mapper.failed.map_or(Ok(model), Err)
+}
+
+/// Replaces parameters by those of rank 0.
+struct WeightReceiver<'a> {
+    group: &'a Group,
+    /// Whether each parameter is sent.
+    differs: Vec<bool>,
+    index: usize,
+    failed: Option<TrainError>,
+}
+
+impl ModuleMapper for WeightReceiver<'_> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let is_sent = self.differs.get(self.index).copied().unwrap_or(false);
+        self.index += 1;
+        if !is_sent || self.failed.is_some() {
+            return param;
+        }
+        let values = share_values(self.group, &weights::to_f32_vec(param.val().into_data()));
+        match values {
+            Ok(values) => param.map(|tensor| {
+                let (shape, device) = (tensor.dims(), tensor.device());
+                let requires_grad = tensor.is_require_grad();
+                Tensor::from_data(TensorData::new(values, shape), &device)
+                    .set_require_grad(requires_grad)
+            }),
+            Err(error) => {
+                self.failed = Some(error);
+                param
+            }
+        }
+    }
+}
+
+/// The values of rank 0.
+fn share_values(group: &Group, own: &[f32]) -> Result<Vec<f32>, TrainError> {
+    let bytes = if group.is_first() {
+        own.iter().flat_map(|value| value.to_le_bytes()).collect()
+    } else {
+        Vec::new()
+    };
+    let bytes = group.broadcast(bytes)?;
+    let values = bytes.as_chunks().0.iter();
+    Ok(values.map(|value| f32::from_le_bytes(*value)).collect())
+}
+
+/// Gives all ranks the moments of rank 0, tensor by tensor.
+fn share_moments(
+    group: &Group,
+    optimizer: Optimizer,
+    updates: u64,
+    device: &Device,
+) -> Result<Optimizer, TrainError> {
+    let names: Vec<String> = optimizer.state().into_keys().collect();
+    let names = group.broadcast(names.join("\n").into_bytes())?;
+    let updates = group.broadcast(updates.to_le_bytes().to_vec())?;
+    let names = String::from_utf8_lossy(&names).into_owned();
+    let mut shared = optimizer.clone();
+    if !group.is_first() {
+        shared.set_updates(super::number(&updates));
+    }
+    for name in names.lines() {
+        let own = optimizer.state().get(name).map(|moment| (*moment).clone());
+        let own = own.map(|moment| weights::to_f32_vec(moment.into_data()));
+        let values = share_values(group, &own.unwrap_or_default())?;
+        if !group.is_first() {
+            let len = values.len();
+            shared.set_moment(
+                name,
+                Tensor::from_data(TensorData::new(values, [len]), device),
+            );
+        }
+    }
+    Ok(shared)
+}
+
+/// Gives all ranks the state of rank 0.
+fn share_state(group: &Group, state: State) -> Result<State, TrainError> {
+    let own = serde_json::to_vec(&state).unwrap_or_default();
+    let bytes = group.broadcast(own)?;
+    if group.is_first() {
+        return Ok(state);
+    }
+    serde_json::from_slice(&bytes).map_err(|error| {
+        TrainError::run(
+            "state.json",
+            format!("rank 0 sent an invalid state: {error}"),
+        )
+    })
+}

@@ -1,0 +1,121 @@
+#![allow(clippy::unwrap_used)]
+
+use burn::tensor::Device;
+use nextword_data::{Packing, Tokens};
+use nextword_model::presets;
+use nextword_parallel::ParallelError;
+
+use super::*;
+use crate::checkpoint::State;
+use crate::{Optimizer, OptimizerConfig};
+
+/// Runs `work` on `ranks` threads and returns the results in the order of the ranks.
+fn on_ranks<T: Send>(ranks: usize, work: impl Fn(Group) -> T + Sync) -> Vec<T> {
+    let groups = Group::threads(ranks).unwrap();
+    std::thread::scope(|scope| {
+        let work = &work;
+        let threads: Vec<_> = groups
+            .into_iter()
+            .map(|group| scope.spawn(move || work(group)))
+            .collect();
+        let join = |thread: std::thread::ScopedJoinHandle<'_, T>| thread.join().unwrap();
+        threads.into_iter().map(join).collect()
+    })
+}
+
+#[test]
+fn gradients_larger_than_a_bucket_are_summed() {
+    let device = Device::flex();
+    // The second length fills two buckets, with the loss.
+    for len in [BUCKET + 1000, 2 * BUCKET - 9] {
+        check_sums(len, &device);
+    }
+}
+
+fn check_sums(len: usize, device: &Device) {
+    let sums = on_ranks(2, |group| {
+        let factor = (group.rank() + 1) as f32;
+        let values = |n: usize| -> Vec<f32> { (0..n).map(|i| factor * i as f32).collect() };
+        let tensor = |n: usize| Tensor::from_data(TensorData::new(values(n), [n]), device);
+        let by_name = [("a", 3), ("b", len), ("c", 5)];
+        let by_name = by_name.map(|(name, n)| (name.to_string(), tensor(n)));
+        let gradients = Gradients::from_map(by_name.into_iter().collect());
+        let loss = Tensor::from_data([factor], device);
+        let (loss, sums) = sum_over_ranks(&group, loss, gradients).unwrap();
+        group.gather(Vec::new()).unwrap(); // No response of a sum is left.
+        let sums = sums.into_map().into_iter();
+        let sums = sums.map(|(name, sum)| (name, weights::to_f32_vec(sum.into_data())));
+        (loss.into_scalar::<f32>(), sums.collect::<Vec<_>>())
+    });
+    for (loss, sums) in sums {
+        assert_eq!(loss, 3.0);
+        for ((name, sum), (expected, n)) in sums.iter().zip([("a", 3), ("b", len), ("c", 5)]) {
+            assert_eq!((name.as_str(), sum.len()), (expected, n));
+            let is_sum = |(i, value): (usize, &f32)| *value == 3.0 * i as f32;
+            assert!(sum.iter().enumerate().all(is_sum), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_weight_that_differs_on_a_rank_is_found() {
+    for (other_seed, differs) in [(7, false), (8, true)] {
+        let results = on_ranks(3, |group| {
+            let seed = if group.rank() == 2 { other_seed } else { 7 };
+            let model = presets::statquest(5).init(&Device::flex(), seed).unwrap();
+            check_same_weights(&group, &model.train())
+        });
+        for result in results {
+            let is_named = matches!(
+                &result,
+                Err(TrainError::Parallel(ParallelError::Differs { rank, .. })) if rank.starts_with("rank 2")
+            );
+            assert_eq!(is_named, differs, "{result:?}");
+            assert_eq!(result.is_err(), differs);
+        }
+    }
+}
+
+#[test]
+fn a_shared_evaluation_has_the_bits_of_one_process() {
+    let ids = (0..330).map(|i| (i * i % 5) as u32).collect();
+    let windows = EvalWindows::new(Tokens::from_ids(ids), 6, Packing::Packed, 0).unwrap();
+    let model = || presets::statquest(5).init(&Device::flex(), 7).unwrap();
+    let expected = nextword_eval::evaluate(&model(), &windows, 4).unwrap();
+    for ranks in [1, 2, 3] {
+        for report in on_ranks(ranks, |group| {
+            evaluate(&group, &model(), &windows, 4).unwrap()
+        }) {
+            assert_eq!(report, expected, "{ranks} ranks");
+        }
+    }
+}
+
+#[test]
+fn all_ranks_continue_with_the_model_moments_and_state_of_rank_0() {
+    let results = on_ranks(2, |group| {
+        let device = Device::flex();
+        let seed = group.rank() as u64;
+        let model = presets::statquest(5).init(&device, seed).unwrap();
+        let mut optimizer = Optimizer::new(OptimizerConfig::default());
+        let mut state = State::default();
+        if group.is_first() {
+            let moment = Tensor::from_data([1.5_f32, -2.0], &device);
+            optimizer.set_moment("blocks.0.norm.gain.first", moment);
+            state.step = 9;
+        }
+        let (model, optimizer, state) = share_start(&group, model, optimizer, state).unwrap();
+        let mut values = Vec::new();
+        weights::for_each(&model, |_, data| values.extend(weights::to_f32_vec(data)));
+        let moments: Vec<_> = optimizer
+            .state()
+            .into_iter()
+            .map(|(name, moment)| (name, weights::to_f32_vec(moment.clone().into_data())))
+            .collect();
+        (values, moments, state)
+    });
+    assert_eq!(results[0], results[1]);
+    assert_eq!(results[0].1.len(), 1);
+    assert_eq!(results[1].2.step, 9);
+    assert_eq!(results[0].0.len(), 37);
+}

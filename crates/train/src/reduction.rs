@@ -1,0 +1,137 @@
+//! The order in which the losses and gradients of a step's micro-batches are added.
+
+use burn::tensor::Tensor;
+use nextword_data::TokenBatch;
+use nextword_parallel::{Division, TreeSum};
+
+use crate::Gradients;
+
+/// The part of a step that one rank computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StepPart {
+    /// The number of its first sequence in the step, which determines the dropout masks.
+    pub(crate) first_sequence: usize,
+    /// Number of targets of the whole step, of all ranks.
+    pub(crate) target_count: usize,
+    /// Number of micro-batches that are added from left to right (see [`Division`]).
+    pub(crate) lane_len: usize,
+}
+
+impl StepPart {
+    /// A whole step with one lane.
+    pub(crate) fn whole(batches: &[TokenBatch]) -> Self {
+        Self {
+            first_sequence: 0,
+            target_count: batches.iter().map(TokenBatch::target_count).sum(),
+            lane_len: batches.len(),
+        }
+    }
+
+    /// The part of `rank` in a step with `target_count` targets.
+    pub(crate) fn of_rank(
+        division: &Division,
+        rank: usize,
+        batch_size: usize,
+        target_count: usize,
+    ) -> Self {
+        Self {
+            first_sequence: division.micro_batches(rank).start * batch_size,
+            target_count,
+            lane_len: division.micro_batches_per_lane(),
+        }
+    }
+}
+
+/// Loss and gradients of some micro-batches.
+type Term = (Tensor<1>, Gradients);
+
+/// Adds the micro-batches of each lane from left to right, and lanes in the tree of [`TreeSum`].
+#[derive(Debug)]
+pub(crate) struct LaneSum {
+    lane_len: usize,
+    /// The sum of the current lane, and its number of micro-batches.
+    lane: Option<(Term, usize)>,
+    lanes: TreeSum<Term>,
+}
+
+impl LaneSum {
+    pub(crate) fn new(part: &StepPart) -> Self {
+        Self {
+            lane_len: part.lane_len.max(1),
+            lane: None,
+            lanes: TreeSum::default(),
+        }
+    }
+
+    /// Adds the next micro-batch.
+    pub(crate) fn push(&mut self, loss: Tensor<1>, gradients: Gradients) {
+        let next = (loss, gradients);
+        let (sum, added) = match self.lane.take() {
+            Some((sum, added)) => (add(sum, next), added + 1),
+            None => (next, 1),
+        };
+        if added == self.lane_len {
+            self.lanes.push(sum, add);
+        } else {
+            self.lane = Some((sum, added));
+        }
+    }
+
+    /// The sum of all; `None` without any.
+    pub(crate) fn finish(mut self) -> Option<Term> {
+        if let Some((sum, _)) = self.lane.take() {
+            self.lanes.push(sum, add);
+        }
+        self.lanes.finish(add)
+    }
+}
+
+fn add((loss, mut gradients): Term, (other, others): Term) -> Term {
+    gradients.add(others);
+    (loss + other, gradients)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+
+    /// The sum of `terms` as losses, in lanes of `lane_len`.
+    fn sum(terms: &[f32], lane_len: usize) -> f32 {
+        let part = StepPart {
+            first_sequence: 0,
+            target_count: 1,
+            lane_len,
+        };
+        let mut sum = LaneSum::new(&part);
+        for term in terms {
+            let loss = Tensor::from_data([*term], &Device::flex());
+            sum.push(loss, Gradients::default());
+        }
+        sum.finish().unwrap().0.into_scalar()
+    }
+
+    #[test]
+    fn lanes_are_added_in_pairs_and_micro_batches_from_left_to_right() {
+        let [a, b, c, d, e, f] = [1e8_f32, 3.3, -1e8, 7.7, 0.1, 1e-3];
+        let terms = [a, b, c, d, e, f];
+        assert_eq!(sum(&terms, 6), ((((a + b) + c) + d) + e) + f);
+        assert_eq!(sum(&terms, 3), ((a + b) + c) + ((d + e) + f));
+        assert_eq!(sum(&terms, 1), ((a + b) + (c + d)) + (e + f));
+        assert_ne!(sum(&terms, 6), sum(&terms, 3));
+    }
+
+    #[test]
+    fn the_parts_of_two_ranks_follow_each_other() {
+        let division = Division::new(8, 4, 2).unwrap();
+        let part = StepPart::of_rank(&division, 1, 3, 100);
+        let expected = StepPart {
+            first_sequence: 12,
+            target_count: 100,
+            lane_len: 2,
+        };
+        assert_eq!(part, expected);
+    }
+}
