@@ -21,6 +21,26 @@ pub(super) fn empty_like(tensor: &CubeTensor) -> CubeTensor {
     empty(tensor, tensor.meta.shape().clone())
 }
 
+/// A buffer for two tensors of the shape of `like`, both tensors, and the index of the second one's first
+/// element in the buffer.
+pub(super) fn halves(like: &CubeTensor) -> (CubeTensor, [CubeTensor; 2], usize) {
+    /// Elements to which adapters align the start of a buffer.
+    const ALIGNMENT: usize = 64;
+    let len = len(like);
+    let start = len.next_multiple_of(ALIGNMENT);
+    let both = empty(like, [2 * start]);
+    let part = |first: usize| {
+        let bytes = |elements: usize| 4 * elements as u64;
+        let handle = both.handle.clone().offset_start(bytes(first));
+        let handle = handle.offset_end(bytes(2 * start - first - len));
+        let (client, device) = (like.client.clone(), like.device.clone());
+        let shape = like.meta.shape().clone();
+        CubeTensor::new_contiguous(client, device, shape, handle, DType::F32)
+    };
+    let parts = [part(0), part(start)];
+    (both, parts, start)
+}
+
 /// A copy of `values` on the device of `like`.
 pub(super) fn upload(like: &CubeTensor, values: &[u32]) -> CubeTensor {
     let handle = like.client.create_from_slice(u32::as_bytes(values));

@@ -3,6 +3,7 @@
 //! They run on a software adapter; without one they do nothing, unless `NEXTWORD_REQUIRE_WGPU` is set.
 
 mod activation;
+mod attention;
 mod norm;
 mod optimizer;
 mod positions;
