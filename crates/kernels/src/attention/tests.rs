@@ -63,7 +63,7 @@ pub(crate) fn run(
     let [q, k, v, factor] = case.data(&device.clone().autodiff());
     let qkv = [q, k, v].map(Tensor::require_grad);
     let z = attend(qkv.clone(), &case.options());
-    let gradients = (z.clone() * factor).sum().backward();
+    let gradients = (z.clone() * factor).backward(); // of the sum
     let mut results = vec![values(z)];
     results.extend(qkv.map(|x| values(x.grad(&gradients).unwrap())));
     results

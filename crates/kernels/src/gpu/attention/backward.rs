@@ -121,8 +121,8 @@ fn entry(
     d_weight: f32,
     query: usize,
     key: usize,
-    head_row: usize,
-    range: usize,
+    batch: usize,
+    head: usize,
     slope: f32,
     ranges: &[u32],
     stats: &[f32],
@@ -130,9 +130,11 @@ fn entry(
     stream: &Stream,
     #[comptime] variant: Variant,
 ) -> (f32, f32) {
+    let range = range_index(sizes, batch, query);
     let first = ranges[range] as usize;
     let end = ranges[range + 1] as usize;
     let is_visible = query < sizes.queries && key >= first && key < end;
+    let head_row = batch * sizes.heads + head;
     let row = head_row * sizes.queries + min(query, sizes.queries - 1);
     let score = capped(product, sizes, comptime!(variant.has_cap));
     let mut biased = score;
@@ -193,7 +195,6 @@ fn attention_query_gradient(
         let tile_key = tile * 32;
         clear(&mut products, 16usize);
         clear(&mut d_weights, 16usize);
-        #[unroll]
         for strip in 0..comptime!(variant.strips) {
             sync_cube();
             load_tile(
@@ -242,28 +243,26 @@ fn attention_query_gradient(
             sync_cube();
             add_products(&a, &b, &mut d_weights);
         }
-        #[unroll]
-        for i in 0..4 {
-            let query = first_query + 4 * y + i;
-            let range = range_index(&sizes, batch, query);
-            #[unroll]
-            for j in 0..4 {
-                let (_, gradient) = entry(
-                    products[4 * i + j],
-                    d_weights[4 * i + j],
-                    query,
-                    tile_key + x + 8 * j,
-                    head_row,
-                    range,
-                    slope,
-                    ranges,
-                    stats,
-                    &sizes,
-                    &stream,
-                    variant,
-                );
-                weights[(4 * y + i) * 33 + x + 8 * j] = gradient;
-            }
+        sync_cube();
+        keep(&products, &mut weights);
+        keep(&d_weights, &mut a);
+        for element in 0..16usize {
+            let (row, column) = (4 * y + element / 4, x + 8 * (element % 4));
+            let (_, gradient) = entry(
+                weights[row * 33 + column],
+                a[row * 33 + column],
+                first_query + row,
+                tile_key + column,
+                batch,
+                head,
+                slope,
+                ranges,
+                stats,
+                &sizes,
+                &stream,
+                variant,
+            );
+            weights[row * 33 + column] = gradient;
         }
         #[unroll]
         for strip in 0..comptime!(variant.strips) {
@@ -335,7 +334,6 @@ fn attention_key_gradient(
 
     for member in 0..group {
         let head = kv_head * group + member;
-        let head_row = batch * sizes.heads + head;
         let q_base = batch * sizes.queries * q_stride + head * dim;
         let slope = slope_of(ranges, &sizes, head, comptime!(variant.has_alibi));
         for tile in 0..query_tiles {
@@ -345,7 +343,6 @@ fn attention_key_gradient(
             if first_seen < first_key + 32 && end_seen > first_key {
                 clear(&mut products, 16usize);
                 clear(&mut d_weights, 16usize);
-                #[unroll]
                 for strip in 0..comptime!(variant.strips) {
                     sync_cube();
                     load_tile(
@@ -394,29 +391,27 @@ fn attention_key_gradient(
                     sync_cube();
                     add_products(&a, &b, &mut d_weights);
                 }
-                #[unroll]
-                for j in 0..4usize {
-                    let query = first_query + x + 8 * j;
-                    let range = range_index(&sizes, batch, query);
-                    #[unroll]
-                    for i in 0..4usize {
-                        let (weight, gradient) = entry(
-                            products[4 * i + j],
-                            d_weights[4 * i + j],
-                            query,
-                            first_key + 4 * y + i,
-                            head_row,
-                            range,
-                            slope,
-                            ranges,
-                            stats,
-                            &sizes,
-                            &stream,
-                            variant,
-                        );
-                        weights[(4 * y + i) * 33 + x + 8 * j] = weight;
-                        products[4 * i + j] = gradient;
-                    }
+                sync_cube();
+                keep(&products, &mut weights);
+                keep(&d_weights, &mut a);
+                for element in 0..16usize {
+                    let (row, column) = (4 * y + element / 4, x + 8 * (element % 4));
+                    let (weight, gradient) = entry(
+                        weights[row * 33 + column],
+                        a[row * 33 + column],
+                        first_query + column,
+                        first_key + row,
+                        batch,
+                        head,
+                        slope,
+                        ranges,
+                        stats,
+                        &sizes,
+                        &stream,
+                        variant,
+                    );
+                    weights[row * 33 + column] = weight;
+                    a[row * 33 + column] = gradient;
                 }
                 #[unroll]
                 for strip in 0..comptime!(variant.strips) {
@@ -434,14 +429,6 @@ fn attention_key_gradient(
                     sync_cube();
                     add_weighted(&weights, &b, &mut dv, comptime!(strip * 16));
                 }
-                sync_cube();
-                #[unroll]
-                for i in 0..4usize {
-                    #[unroll]
-                    for j in 0..4usize {
-                        weights[(4 * y + i) * 33 + x + 8 * j] = products[4 * i + j];
-                    }
-                }
                 #[unroll]
                 for strip in 0..comptime!(variant.strips) {
                     sync_cube();
@@ -456,7 +443,7 @@ fn attention_key_gradient(
                         dim,
                     );
                     sync_cube();
-                    add_weighted(&weights, &b, &mut dk, comptime!(strip * 16));
+                    add_weighted(&a, &b, &mut dk, comptime!(strip * 16));
                 }
             }
         }

@@ -80,7 +80,6 @@ fn attention_forward(
     for tile in first_key / 32..end_key.div_ceil(32) {
         let tile_key = tile * 32;
         clear(&mut scores, 16usize);
-        #[unroll]
         for strip in 0..comptime!(variant.strips) {
             sync_cube();
             load_tile(
@@ -106,51 +105,51 @@ fn attention_forward(
             sync_cube();
             add_products(&a, &b, &mut scores);
         }
-        #[unroll]
-        for i in 0..4 {
-            let at = range_index(&sizes, batch, first_query + 4 * y + i);
-            let (first, end) = (ranges[at] as usize, ranges[at + 1] as usize);
+        keep(&scores, &mut weights);
+        for i in 0..4usize {
+            let row = 4 * y + i;
+            let range = range_index(&sizes, batch, first_query + row);
+            let (first, end) = (ranges[range] as usize, ranges[range + 1] as usize);
             let mut maximum = comptime!(MASKED).runtime();
-            #[unroll]
-            for j in 0..4 {
-                let key = tile_key + x + 8 * j;
-                let mut score = capped(scores[4 * i + j], &sizes, comptime!(variant.has_cap));
+            for j in 0..4usize {
+                let (at, key) = (row * 33 + x + 8 * j, tile_key + x + 8 * j);
+                let mut score = capped(weights[at], &sizes, comptime!(variant.has_cap));
                 if comptime!(variant.has_alibi) {
-                    score += alibi(slope, ranges[at + 2] as usize, key);
+                    score += alibi(slope, ranges[range + 2] as usize, key);
                 }
                 let is_visible = key >= first && key < end;
-                scores[4 * i + j] = select(is_visible, score, comptime!(MASKED).runtime());
-                maximum = max(maximum, scores[4 * i + j]);
+                let masked = select(is_visible, score, comptime!(MASKED).runtime());
+                weights[at] = masked;
+                maximum = max(maximum, masked);
             }
-            partial[(4 * y + i) * 8 + x] = maximum;
+            partial[row * 8 + x] = maximum;
         }
         sync_cube();
         #[unroll]
         for i in 0..4 {
             let row = 4 * y + i;
             let mut maximum = maxima[i];
-            for part in 0..8 {
+            for part in 0..8usize {
                 maximum = max(maximum, partial[row * 8 + part]);
             }
             let correction = (maxima[i] - maximum).exp();
             maxima[i] = maximum;
-            totals[i] *= correction;
             #[unroll]
             for column in 0..comptime!(4 * variant.strips) {
                 sums[column / 4 * 16 + 4 * i + column % 4] *= correction;
             }
-            #[unroll]
-            for j in 0..4 {
-                let key = x + 8 * j;
-                let score = scores[4 * i + j];
+            let query = head_row * sizes.queries + first_query + row;
+            let mut total = totals[i] * correction;
+            for j in 0..4usize {
+                let (at, key) = (row * 33 + x + 8 * j, tile_key + x + 8 * j);
+                let score = weights[at];
                 let is_visible = score > comptime!(MASKED * 0.5).runtime();
                 let weight = select(is_visible, (score - maximum).exp(), 0.0f32);
-                totals[i] += weight;
-                let query = head_row * sizes.queries + first_query + row;
+                total += weight;
                 let has_dropout = comptime!(variant.has_dropout);
-                let factor = weight_factor(&stream, query, tile_key + key, sizes.keys, has_dropout);
-                weights[row * 33 + key] = weight * factor;
+                weights[at] = weight * weight_factor(&stream, query, key, sizes.keys, has_dropout);
             }
+            totals[i] = total;
         }
         #[unroll]
         for strip in 0..comptime!(variant.strips) {

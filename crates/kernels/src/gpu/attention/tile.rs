@@ -96,6 +96,19 @@ pub(super) fn add_weighted(
     }
 }
 
+/// Writes the unit's elements of a product to their places in a tile.
+#[cube]
+pub(super) fn keep(sums: &Array<f32>, tile: &mut Shared<[f32]>) {
+    let (y, x) = (UNIT_POS as usize / 8, UNIT_POS as usize % 8);
+    #[unroll]
+    for i in 0..4 {
+        #[unroll]
+        for j in 0..4 {
+            tile[(4 * y + i) * 33 + x + 8 * j] = sums[4 * i + j];
+        }
+    }
+}
+
 /// Sets the first `len` elements to 0.
 #[cube]
 pub(super) fn clear(sums: &mut Array<f32>, #[comptime] len: usize) {

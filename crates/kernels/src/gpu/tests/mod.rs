@@ -66,7 +66,7 @@ fn run<const O: usize>(
     let output = f(&inputs);
     let shape = output.dims();
     let weights = random_tensor(99, shape.iter().product(), &device).reshape(shape);
-    let gradients: Gradients = (output.clone() * weights).sum().backward();
+    let gradients: Gradients = (output.clone() * weights).backward(); // of the sum
     let gradient = |input: &Tensor<1>| values(input.grad(&gradients).unwrap());
     let mut all = vec![values(output)];
     all.extend(inputs.iter().map(gradient));
