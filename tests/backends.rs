@@ -70,7 +70,7 @@ fn losses_agree_on_all_backends() {
             assert_close(
                 &other_weights,
                 &weights,
-                Tolerance::new(1e-2, 1e-2),
+                Tolerance::new(1e-4, 1e-4),
                 &format!("{label}: weights on {name}"),
             );
         }

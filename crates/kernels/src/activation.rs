@@ -11,6 +11,10 @@ pub fn activate<const D: usize>(f: Activation, x: Tensor<D>) -> Tensor<D> {
         let shape = x.dims();
         return crate::fused::apply(fast::Activate(f), [x.into()], shape);
     }
+    #[cfg(feature = "gpu")]
+    if crate::gpu::is_gpu_f32(&x) {
+        return crate::gpu::apply(crate::gpu::activation::Activate(f), [x.into()]);
+    }
     crate::reference::activate(f, x)
 }
 
@@ -40,6 +44,10 @@ pub fn gate<const D: usize>(f: Activation, gate: Tensor<D>, up: Tensor<D>) -> Te
     if crate::fused::is_flex_f32(&gate) {
         let shape = gate.dims();
         return crate::fused::apply(fast::Gate(f), [gate.into(), up.into()], shape);
+    }
+    #[cfg(feature = "gpu")]
+    if crate::gpu::is_gpu_f32(&gate) {
+        return crate::gpu::apply(crate::gpu::activation::Gate(f), [gate.into(), up.into()]);
     }
     crate::reference::activate(f, gate) * up
 }

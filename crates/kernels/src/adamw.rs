@@ -45,6 +45,10 @@ pub fn adamw(
     if crate::fused::is_flex_f32(&weight) {
         return fast::adamw(weight, gradient, moments, weight_decay, step);
     }
+    #[cfg(feature = "gpu")]
+    if crate::gpu::is_gpu_f32(&weight) {
+        return crate::gpu::adamw::adamw(weight, gradient, moments, weight_decay, step);
+    }
     reference(weight, gradient, moments, weight_decay, step)
 }
 
@@ -102,6 +106,13 @@ pub fn sum_of_squares<'a>(tensors: impl Iterator<Item = &'a Tensor<1>>) -> Optio
         .is_some_and(|first| crate::fused::is_flex_f32(first))
     {
         return Some(fast::sum_of_squares(&tensors));
+    }
+    #[cfg(feature = "gpu")]
+    if tensors
+        .first()
+        .is_some_and(|first| crate::gpu::is_gpu_f32(first))
+    {
+        return crate::gpu::adamw::sum_of_squares(&tensors);
     }
     tensors
         .into_iter()

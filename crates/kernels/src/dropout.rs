@@ -26,6 +26,10 @@ pub fn dropout<const D: usize>(x: Tensor<D>, mask: DropoutMask) -> Tensor<D> {
         let shape = x.dims();
         return crate::fused::apply(fast::Dropout(mask), [x.into()], shape);
     }
+    #[cfg(feature = "gpu")]
+    if crate::gpu::is_gpu_f32(&x) {
+        return crate::gpu::apply(crate::gpu::dropout::Dropout(mask), [x.into()]);
+    }
     let shape = x.dims();
     let factors = mask.factors(shape.iter().product());
     let device = x.device();

@@ -25,6 +25,10 @@ pub fn embed(table: Tensor<2>, ids: Tensor<2, Int>) -> Tensor<3> {
     if crate::fused::is_flex_f32(&table) {
         return fast::embed(table, ids);
     }
+    #[cfg(feature = "gpu")]
+    if crate::gpu::is_gpu_f32(&table) {
+        return crate::gpu::embedding::embed(table, ids);
+    }
     burn::tensor::module::embedding(table, ids)
 }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// An elementwise activation function.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Activation {
     /// `x * Phi(x)`, exact (Hendrycks and Gimpel 2016, arXiv 1606.08415).
     Gelu,

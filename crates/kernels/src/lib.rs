@@ -56,6 +56,8 @@ mod dropout;
 mod embedding;
 #[cfg(feature = "flex")]
 mod fused;
+#[cfg(feature = "gpu")]
+pub(crate) mod gpu;
 mod kinds;
 mod kv_cache;
 mod linear;

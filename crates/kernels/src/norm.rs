@@ -43,6 +43,15 @@ pub fn normalize<const D: usize>(
     if crate::fused::is_flex_f32(&x) {
         return fast::normalize(kind, x, weight, bias, eps);
     }
+    #[cfg(feature = "gpu")]
+    if crate::gpu::is_gpu_f32(&x) {
+        let eps = eps as f32;
+        let op = crate::gpu::norm::Normalize { kind, eps };
+        return match bias {
+            Some(bias) => crate::gpu::apply(op, [x.into(), weight.into(), bias.into()]),
+            None => crate::gpu::apply(op, [x.into(), weight.into()]),
+        };
+    }
     crate::reference::normalize(kind, x, weight, bias, eps)
 }
 

@@ -38,6 +38,10 @@ pub fn rotate(x: Tensor<4>, tables: &RotaryTables, position_offsets: &[usize]) -
     if crate::fused::is_flex_f32(&x) {
         return fast::rotate(x, tables, position_offsets);
     }
+    #[cfg(feature = "gpu")]
+    if crate::gpu::is_gpu_f32(&x) {
+        return crate::gpu::rotary::rotate(x, tables, position_offsets);
+    }
     crate::reference::rotate(x, tables, position_offsets)
 }
 

@@ -1,6 +1,8 @@
 //! Cosines and sines for rotary position embedding.
 
 use std::sync::Arc;
+#[cfg(feature = "gpu")]
+use std::sync::{Mutex, PoisonError};
 
 use burn::tensor::{Device, Tensor, TensorData};
 
@@ -11,6 +13,9 @@ pub struct RotaryTables {
     pub(crate) cos: Arc<Vec<f32>>,
     pub(crate) sin: Arc<Vec<f32>>,
     pub(crate) head_dim: usize,
+    /// Copies of both tables on devices, made at first use.
+    #[cfg(feature = "gpu")]
+    copies: Arc<Mutex<Vec<(Device, [Tensor<1>; 2])>>>,
 }
 
 impl RotaryTables {
@@ -32,6 +37,8 @@ impl RotaryTables {
             cos: table(f64::cos),
             sin: table(f64::sin),
             head_dim: 2 * frequencies.len(),
+            #[cfg(feature = "gpu")]
+            copies: Arc::default(),
         }
     }
 
@@ -49,6 +56,21 @@ impl RotaryTables {
                 "tables of {positions} positions do not cover {seq} tokens from position {offset} on"
             );
         }
+    }
+
+    /// Both tables on a device, flat; the copies are kept.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn on_device(&self, device: &Device) -> [Tensor<1>; 2] {
+        let mut copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, tables)) = copies.iter().find(|(of, _)| of == device) {
+            return tables.clone();
+        }
+        let tables = [&self.cos, &self.sin].map(|table| {
+            let data = TensorData::new(table.to_vec(), [table.len()]);
+            Tensor::from_data(data, device)
+        });
+        copies.push((device.clone(), tables.clone()));
+        tables
     }
 
     /// Gathers both tables as tensors, `[rows, seq, 1, head_dim]`, for rows whose first token is at

@@ -6,7 +6,7 @@ mod paged;
 #[cfg(all(test, feature = "flex"))]
 mod paged_tests;
 #[cfg(all(test, feature = "flex"))]
-mod tests;
+pub(crate) mod tests;
 
 use burn::tensor::Tensor;
 
@@ -60,6 +60,10 @@ pub fn attention(qkv: [Tensor<4>; 3], options: &AttentionOptions<'_>) -> Tensor<
     #[cfg(feature = "flex")]
     if crate::fused::is_flex_f32(&qkv[0]) {
         return fast::attention(qkv, options);
+    }
+    #[cfg(feature = "gpu")]
+    if crate::gpu::is_gpu_f32(&qkv[0]) && crate::gpu::attention::supports(&qkv[0], &qkv[1]) {
+        return crate::gpu::attention::attention(qkv, options);
     }
     crate::reference::attention(qkv, options, |_, _| {})
 }

@@ -10,7 +10,7 @@ use crate::{AttentionDropout, AttentionMask, AttentionOptions, CounterRng, Segme
 /// Sizes of a case: batch, query heads, key/value heads, elements per head.
 const SIZES: [usize; 4] = [2, 4, 2, 12];
 
-struct Case {
+pub(crate) struct Case {
     mask: AttentionMask,
     window: Option<usize>,
     soft_cap: Option<f64>,
@@ -55,14 +55,15 @@ fn values(x: Tensor<4>) -> Vec<f32> {
 }
 
 /// The output, and the gradients of queries, keys and values.
-fn run(
+pub(crate) fn run(
+    device: &Device,
     case: &Case,
     attend: impl Fn([Tensor<4>; 3], &AttentionOptions<'_>) -> Tensor<4>,
 ) -> Vec<Vec<f32>> {
-    let [q, k, v, factor] = case.data(&Device::flex().autodiff());
+    let [q, k, v, factor] = case.data(&device.clone().autodiff());
     let qkv = [q, k, v].map(Tensor::require_grad);
     let z = attend(qkv.clone(), &case.options());
-    let gradients = (z.clone() * factor).sum().backward();
+    let gradients = (z.clone() * factor).backward(); // of the sum
     let mut results = vec![values(z)];
     results.extend(qkv.map(|x| values(x.grad(&gradients).unwrap())));
     results
@@ -100,7 +101,7 @@ fn masks() -> Vec<(&'static str, AttentionMask)> {
     ]
 }
 
-fn cases() -> Vec<(String, Case)> {
+pub(crate) fn cases() -> Vec<(String, Case)> {
     let mut cases = Vec::new();
     for (index, (name, mask)) in masks().into_iter().enumerate() {
         for variant in 0..4 {
@@ -130,8 +131,8 @@ fn cases() -> Vec<(String, Case)> {
 #[test]
 fn both_implementations_agree_for_every_kind_of_mask() {
     for (label, case) in cases() {
-        let fast = run(&case, attention);
-        let reference = run(&case, |qkv, options| {
+        let fast = run(&Device::flex(), &case, attention);
+        let reference = run(&Device::flex(), &case, |qkv, options| {
             reference::attention(qkv, options, |_, _| {})
         });
         for (i, (fast, reference)) in fast.iter().zip(&reference).enumerate() {
@@ -145,7 +146,10 @@ fn inference_equals_training_bitwise() {
     for (label, case) in cases() {
         let [q, k, v, _] = case.data(&Device::flex());
         let inference = values(attention([q, k, v], &case.options()));
-        assert!(inference == run(&case, attention)[0], "{label}");
+        assert!(
+            inference == run(&Device::flex(), &case, attention)[0],
+            "{label}"
+        );
     }
 }
 

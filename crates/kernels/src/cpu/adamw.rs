@@ -70,22 +70,22 @@ fn split_into_chunks<'a>(mut rest: Parameter<'a>, chunks: &mut Vec<Parameter<'a>
 
 /// Constants of a step, computed in f64 and rounded once.
 #[derive(Clone, Copy)]
-struct Constants {
-    lr: f64,
-    beta1: f32,
-    one_minus_beta1: f32,
-    beta2: f32,
-    one_minus_beta2: f32,
+pub(crate) struct Constants {
+    pub(crate) lr: f64,
+    pub(crate) beta1: f32,
+    pub(crate) one_minus_beta1: f32,
+    pub(crate) beta2: f32,
+    pub(crate) one_minus_beta2: f32,
     /// 1 / square root of the bias correction of the second moment.
-    inv_sqrt_correction2: f32,
-    eps: f32,
+    pub(crate) inv_sqrt_correction2: f32,
+    pub(crate) eps: f32,
     /// Minus the learning rate, divided by the bias correction of the first moment.
-    neg_step_size: f32,
-    grad_scale: f32,
+    pub(crate) neg_step_size: f32,
+    pub(crate) grad_scale: f32,
 }
 
 impl Constants {
-    fn new(step: &AdamwStep) -> Self {
+    pub(crate) fn new(step: &AdamwStep) -> Self {
         let t = step.step as f64;
         let correction1 = 1.0 - step.beta1.powf(t);
         let correction2 = 1.0 - step.beta2.powf(t);
@@ -101,6 +101,12 @@ impl Constants {
             grad_scale: step.gradient_scale as f32,
         }
     }
+
+    /// Factor on the weight before the update.
+    #[inline(always)]
+    pub(crate) fn decay_factor(&self, weight_decay: f64) -> f32 {
+        (1.0 - self.lr * weight_decay) as f32
+    }
 }
 
 dispatch!(fn update(chunk: &mut Parameter<'_>, constants: Constants) => body);
@@ -108,7 +114,7 @@ dispatch!(fn update(chunk: &mut Parameter<'_>, constants: Constants) => body);
 #[inline(always)]
 fn body<S: Simd>(s: S, chunk: &mut Parameter<'_>, c: Constants) {
     let splat = |x| s.splat_f32s(x);
-    let decay_factor = splat((1.0 - c.lr * chunk.weight_decay) as f32);
+    let decay_factor = splat(c.decay_factor(chunk.weight_decay));
     let (value_ptr, first_moment_ptr) = (chunk.value.as_mut_ptr(), chunk.first_moment.as_mut_ptr());
     let (grad_ptr, second_moment_ptr) = (chunk.grad.as_ptr(), chunk.second_moment.as_mut_ptr());
     let len = chunk.value.len().min(chunk.grad.len());

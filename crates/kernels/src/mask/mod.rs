@@ -1,5 +1,7 @@
 //! The attention mask of a forward pass, shared by all layers and by both implementations.
 
+#[cfg(feature = "gpu")]
+mod gpu_ranges;
 mod layout;
 mod segment;
 mod tensors;
@@ -46,6 +48,8 @@ pub struct AttentionMask(Arc<Shared>);
 struct Shared {
     layout: Layout,
     tensors: MaskTensors,
+    #[cfg(feature = "gpu")]
+    ranges: gpu_ranges::GpuRanges,
 }
 
 impl AttentionMask {
@@ -246,6 +250,8 @@ impl AttentionMask {
         Self(Arc::new(Shared {
             layout,
             tensors: MaskTensors::default(),
+            #[cfg(feature = "gpu")]
+            ranges: gpu_ranges::GpuRanges::default(),
         }))
     }
 
@@ -328,6 +334,19 @@ impl AttentionMask {
         assert!(window != Some(0), "a sliding window needs at least one key");
     }
 
+    /// What `build` returns: the ranges of visible keys as a GPU kernel reads them. Kept for all layers with
+    /// the same window and bits of `ALiBi` slopes on the same device.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn on_gpu(
+        &self,
+        window: Option<usize>,
+        slopes: &[u32],
+        device: &burn_cubecl::CubeDevice,
+        build: impl FnOnce() -> burn_cubecl::tensor::CubeTensor,
+    ) -> burn_cubecl::tensor::CubeTensor {
+        self.0.ranges.get_or_build(window, slopes, device, build)
+    }
+
     /// Adds the ALiBi bias (empty `slopes`: none) and sets the scores of masked keys to minus
     /// infinity. `scores` is `[rows, n_heads, queries, keys]`.
     pub(crate) fn apply(
@@ -336,14 +355,18 @@ impl AttentionMask {
         window: Option<usize>,
         slopes: &[f64],
     ) -> Tensor<4> {
-        let Shared { layout, tensors } = &*self.0;
+        let Shared {
+            layout, tensors, ..
+        } = &*self.0;
         let scores = tensors.add_alibi(layout, scores, slopes);
         tensors.mask_scores(layout, scores, window)
     }
 
     /// The softmax over the keys of masked scores; 0 for queries without visible keys.
     pub(crate) fn softmax(&self, scores: Tensor<4>, window: Option<usize>) -> Tensor<4> {
-        let Shared { layout, tensors } = &*self.0;
+        let Shared {
+            layout, tensors, ..
+        } = &*self.0;
         tensors.softmax(layout, scores, window)
     }
 }

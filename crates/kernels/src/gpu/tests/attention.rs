@@ -1,0 +1,42 @@
+//! Attention.
+
+use burn::tensor::{Device, Tensor};
+
+use super::{assert_close, compare, gpu};
+use crate::attention::tests::{cases, run};
+use crate::{AttentionMask, AttentionOptions, attention};
+
+#[test]
+fn attention_agrees_with_the_cpu_for_every_kind_of_mask() {
+    let Some(gpu) = gpu() else { return };
+    for (label, case) in cases() {
+        let actual = run(&gpu, &case, attention);
+        let expected = run(&Device::flex(), &case, attention);
+        for (i, (actual, expected)) in actual.iter().zip(&expected).enumerate() {
+            assert_close(&format!("{label}, result {i}"), actual, expected, 1e-5);
+        }
+    }
+}
+
+#[test]
+fn attention_agrees_with_the_cpu_for_heads_of_all_sizes() {
+    for (heads, kv_heads, dim) in [(1, 1, 1), (2, 1, 33), (2, 2, 64), (1, 1, 128), (1, 1, 130)] {
+        let (batch, seq) = (2, 37);
+        let mask = AttentionMask::causal(vec![0], seq);
+        let lens = [heads, kv_heads, kv_heads].map(|heads| batch * seq * heads * dim);
+        compare(&format!("heads of {dim}"), &lens, 1e-5, |x| {
+            let [q, k, v] = [(0, heads), (1, kv_heads), (2, kv_heads)]
+                .map(|(i, heads): (usize, usize)| x[i].clone().reshape([batch, seq, heads, dim]));
+            let options = AttentionOptions {
+                scale: 1.0 / (dim as f64).sqrt(),
+                soft_cap: None,
+                mask: &mask,
+                window: None,
+                alibi: &[],
+                dropout: None,
+            };
+            let z: Tensor<4> = attention([q, k, v], &options);
+            z
+        });
+    }
+}
