@@ -118,7 +118,7 @@ pub(crate) fn run_one() -> anyhow::Result<ExitCode> {
              sweep`"
         ))
     })?;
-    let stop = signals::stop_flag()?;
+    let stop = signals::stop_flag(true)?;
     let sweep_ended = stop.clone();
     thread::spawn(move || {
         let _ = input.read_to_end(&mut Vec::new());
