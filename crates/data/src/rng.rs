@@ -15,5 +15,5 @@ pub(crate) mod stream {
     /// Conversation `i` about a story uses stream `STORY_CHATS + i`.
     pub(crate) const STORY_CHATS: u64 = 1 << 41;
     /// The wrong replies about story `i` use streams of `WRONG_REPLIES + i`.
-    pub(crate) const WRONG_REPLIES: u64 = 1 << 42;
+    pub(crate) const WRONG_REPLIES: u64 = 1 << 43;
 }
