@@ -326,9 +326,10 @@ impl Transformer {
     /// let tokens = Tensor::<2, Int>::from_ints([[5, 6], [5, 7]], &device);
     /// let targets = [6, IGNORE, 7, 8]; // one target in the first sequence, two in the second
     /// let ctx = &mut ForwardContext::<NoProbe>::inference();
-    /// let losses: Vec<f32> = model.sequence_losses(tokens, &targets, ctx).into_data().try_to_vec()?;
+    /// let losses = model.sequence_losses(tokens, &targets, ctx).into_data();
+    /// let losses: Vec<f32> = losses.try_to_vec().unwrap();
     /// assert!(losses[0] < 5.0 && losses[1] > 5.0); // an untrained model guesses: ln 65 = 4.2 each
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # Ok::<(), nextword_model::ModelError>(())
     /// ```
     pub fn sequence_losses<P: Probe>(
         &self,

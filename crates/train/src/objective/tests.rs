@@ -150,7 +150,7 @@ fn losses_metrics_and_gradients_are_those_of_pytorch() {
         let objective = case.objective(loss.settings);
         let found = step(&objective, &[vec![0, 1, 2, 3]], false);
         let close =
-            |found: f64, expected: f64| (found - expected).abs() <= 1e-6 * expected.abs().max(1.0);
+            |found: f64, expected: f64| (found - expected).abs() <= 1e-5 * expected.abs().max(1.0);
         assert!(
             close(found.loss, loss.value),
             "{name}: {} {}",
@@ -211,7 +211,7 @@ fn recomputation_and_micro_batches_change_nothing() {
 }
 
 #[test]
-fn only_completions_get_a_gradient() {
+fn padding_and_tokens_of_other_samples_get_no_gradient() {
     let case = Case::read();
     let objective = case.objective(PreferenceSettings::default());
     let found = step(&objective, &[vec![0]], false).gradients.into_map();

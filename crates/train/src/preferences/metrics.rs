@@ -48,14 +48,14 @@ pub struct PreferenceMetrics {
 
 /// Sums over the completions of one side.
 #[derive(Clone, Copy, Debug, Default)]
-struct Side {
+struct CompletionSums {
     count: f64,
     log_ratios: f64,
     log_probs: f64,
     changes: f64,
 }
 
-impl Side {
+impl CompletionSums {
     fn add(&mut self, completion: ScoredCompletion) {
         self.count += 1.0;
         self.log_ratios += completion.log_ratio();
@@ -71,8 +71,8 @@ impl Side {
 /// Collects the metrics of a step or a validation.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
-    chosen: Side,
-    rejected: Side,
+    chosen: CompletionSums,
+    rejected: CompletionSums,
     pairs: usize,
     correct: usize,
 }
@@ -98,7 +98,7 @@ impl Tally {
         let Self {
             chosen, rejected, ..
         } = self;
-        let reward = |side: &Side| side.mean(beta * side.log_ratios);
+        let reward = |side: &CompletionSums| side.mean(beta * side.log_ratios);
         let (chosen_reward, rejected_reward) = (reward(chosen), reward(rejected));
         PreferenceMetrics {
             chosen_reward,
