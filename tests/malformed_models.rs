@@ -61,7 +61,7 @@ pub(crate) fn mutation_count(default: u64) -> u64 {
 /// Set in the process that has little memory.
 const LIMITED: &str = "NEXTWORD_TEST_LIMITED";
 
-/// Runs `damage`, the body of the test `name`, in a process of its own that cannot allocate more than so many gigabytes,
+/// Runs `damage`, the body of the test `name`, in a process of its own that cannot allocate more than this number of gigabytes,
 /// where the system has such a limit.
 pub(crate) fn with_limited_memory(name: &str, gigabytes: u32, damage: impl FnOnce()) {
     if cfg!(not(target_os = "linux")) || std::env::var_os(LIMITED).is_some() {

@@ -26,7 +26,7 @@ pub struct AdaptedModule {
 /// Linear layers with an update, by path: `blocks.0.attention.query`.
 pub type AdaptedModules = BTreeMap<String, AdaptedModule>;
 
-/// The layers of `model` with an update; none if its adapter has magnitudes (`DoRA`), which are no sum.
+/// The layers of `model` with an update; none if its adapter has magnitudes (`DoRA`), which do more than add.
 pub(crate) fn adapted_modules(model: &Transformer) -> AdaptedModules {
     let adapter = model.adapter().filter(|adapter| !adapter.config.use_dora);
     let modules = adapter.map(|adapter| adapter.modules).unwrap_or_default();

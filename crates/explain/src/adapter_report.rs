@@ -4,12 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::ExplainError;
 use crate::array::Array;
-use crate::explainer::Explanation;
 use crate::graph::Op;
 use crate::trace::Trace;
-use crate::what_if::Edit;
 
 /// What an adapter changes after the prompt.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -60,45 +57,18 @@ pub struct ModuleChange {
 }
 
 impl AdapterReport {
-    /// The report of an explanation; `None` if its model has no adapter. Lists about `top` tokens.
-    ///
-    /// # Errors
-    /// [`ExplainError::WhatIf`] if the values without the adapter overflow.
-    pub(crate) fn of(
-        explanation: &Explanation<'_>,
-        top: usize,
-    ) -> Result<Option<Self>, ExplainError> {
-        let Some(base_values) = explanation.explainer.base_values() else {
-            return Ok(None);
-        };
-        let trace = &explanation.trace;
-        // `before` is the model with the adapter.
-        let without = explanation.what_if(&[Edit::Adapter { scale: 0.0 }])?;
-        let mut listed = BTreeMap::new();
-        for token in without.tokens {
-            let is_top = |list: &[crate::TokenProb]| {
-                list.iter().take(top).any(|listed| listed.id == token.id)
-            };
-            if is_top(&without.before) || is_top(&without.after) {
-                let token = AdapterToken {
-                    id: token.id,
-                    text: token.text,
-                    base: token.after,
-                    tuned: token.before,
-                };
-                listed.insert(token.id, token);
-            }
-        }
-        let mut tokens: Vec<AdapterToken> = listed.into_values().collect();
+    /// The report after the prompt of `trace`, with the most likely next tokens and the parameters that the adapter
+    /// replaces.
+    pub(crate) fn new(trace: &Trace, mut tokens: Vec<AdapterToken>, replaced: Vec<String>) -> Self {
         let larger = |token: &AdapterToken| token.base.max(token.tuned);
         tokens.sort_by(|a, b| larger(b).total_cmp(&larger(a)));
         let position = trace.prompt_len - 1;
-        Ok(Some(Self {
+        Self {
             position,
             tokens,
             modules: module_changes(trace, position),
-            replaced: base_values.keys().cloned().collect(),
-        }))
+            replaced,
+        }
     }
 }
 

@@ -111,18 +111,8 @@ fn compute(node: &Node, out: &mut Array, values: &Arrays, weights: &Arrays, ids:
             }
         }
         Op::Copy { input } => out.data.copy_from_slice(&values[input].data),
-        Op::Add { a, b } => {
-            let pairs = values[a].data.iter().zip(&values[b].data);
-            for (value, (a, b)) in out.data.iter_mut().zip(pairs) {
-                *value = a + b;
-            }
-        }
-        Op::AddScaled { a, b, scale } => {
-            let pairs = values[a].data.iter().zip(&values[b].data);
-            for (value, (a, b)) in out.data.iter_mut().zip(pairs) {
-                *value = a + scale * b;
-            }
-        }
+        Op::Add { a, b } => add_scaled(out, &values[a], &values[b], 1.0),
+        Op::AddScaled { a, b, scale } => add_scaled(out, &values[a], &values[b], *scale),
         Op::Norm {
             input,
             centered,
@@ -192,6 +182,12 @@ fn compute(node: &Node, out: &mut Array, values: &Arrays, weights: &Arrays, ids:
                 *y = soft_cap(*x, *cap);
             }
         }
+    }
+}
+
+fn add_scaled(out: &mut Array, a: &Array, b: &Array, scale: f64) {
+    for (value, (a, b)) in out.data.iter_mut().zip(a.data.iter().zip(&b.data)) {
+        *value = a + scale * b;
     }
 }
 

@@ -51,6 +51,7 @@ mod formula;
 pub mod gradient;
 mod gradient_step;
 pub mod graph;
+mod head_notes;
 pub mod history;
 mod insight;
 mod labels;

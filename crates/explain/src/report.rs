@@ -7,14 +7,16 @@ use nextword_model::ModelConfig;
 use serde::Serialize;
 
 use crate::ExplainError;
-use crate::adapter_report::AdapterReport;
+use crate::adapter_report::{AdapterReport, AdapterToken};
 use crate::explainer::Explanation;
 use crate::gradient_step::{GradientStep, gradient_steps};
 use crate::graph::{Axis, Node, PROBABILITIES};
-use crate::insight::{Contribution, LensStage, Prediction, TokenProb, notes};
+use crate::head_notes::notes;
+use crate::insight::{Contribution, LensStage, Prediction, TokenProb};
 use crate::labels::{Label, label};
 use crate::trace::Trace;
 use crate::verification::Verification;
+use crate::what_if::Edit;
 
 /// Name and version of the JSON format.
 pub const FORMAT: &str = "explain/1";
@@ -248,7 +250,7 @@ impl Report {
                 })
                 .collect(),
             training: gradient_steps(trace, explainer.weights(), &|id| explainer.token_text(id)),
-            adapter: AdapterReport::of(explanation, options.top)?,
+            adapter: adapter_report(explanation, options.top)?,
             notes,
             verification: VerificationSummary {
                 verified: trace.verification.is_verified(),
@@ -258,6 +260,38 @@ impl Report {
             config: config.clone(),
         })
     }
+}
+
+/// What the model's adapter changes after the prompt, with about `top` next tokens; `None` without an adapter.
+fn adapter_report(
+    explanation: &Explanation<'_>,
+    top: usize,
+) -> Result<Option<AdapterReport>, ExplainError> {
+    let Some(base_values) = explanation.explainer.base_values() else {
+        return Ok(None);
+    };
+    // `before` is the model with the adapter.
+    let base = explanation.what_if(&[Edit::Adapter { scale: 0.0 }])?;
+    let listed = base
+        .before
+        .iter()
+        .take(top)
+        .chain(base.after.iter().take(top));
+    let listed: BTreeSet<u32> = listed.map(|token| token.id).collect();
+    let tokens = base.tokens.into_iter();
+    let tokens = tokens.filter(|token| listed.contains(&token.id));
+    let tokens = tokens.map(|token| AdapterToken {
+        id: token.id,
+        text: token.text,
+        base: token.after,
+        tuned: token.before,
+    });
+    let replaced = base_values.keys().cloned().collect();
+    Ok(Some(AdapterReport::new(
+        &explanation.trace,
+        tokens.collect(),
+        replaced,
+    )))
 }
 
 /// The note on the weights of a quantized model.

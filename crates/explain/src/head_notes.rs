@@ -1,0 +1,61 @@
+//! Observations about the attention heads, as text.
+
+use crate::graph::Op;
+use crate::trace::Trace;
+
+/// An attention weight above this counts as 1.
+const SATURATED: f64 = 0.999;
+
+/// Observations about the attention heads, as text.
+pub(crate) fn notes(trace: &Trace) -> Vec<String> {
+    let mut notes = Vec::new();
+    for node in trace.graph.iter().filter(|node| node.is_square()) {
+        let Op::Softmax { .. } = node.op else {
+            continue;
+        };
+        let (seq, layer) = (trace.ids.len(), node.layer.unwrap_or(0));
+        if seq < 4 {
+            continue;
+        }
+        let pattern = trace.value(&node.name);
+        let z = trace.value(&format!("blocks.{layer}.attn.hook_z"));
+        let norms: Vec<f64> = (0..node.shape[0])
+            .map(|head| {
+                (0..seq)
+                    .map(|row| l2_norm(z.row(head * seq + row)))
+                    .sum::<f64>()
+            })
+            .collect();
+        let max_norm = norms.iter().copied().fold(0.0, f64::max);
+        for (head, norm) in norms.iter().enumerate() {
+            let rows = (1..seq).map(|query| &pattern.row(head * seq + query)[..=query]);
+            let max = |row: &[f64]| row.iter().copied().fold(0.0, f64::max);
+            let name = format!("head {} of layer {}", head + 1, layer + 1);
+            if *norm < 0.01 * max_norm || max_norm <= 0.0 {
+                notes.push(format!(
+                    "{name} is inactive here: its outputs are less than a hundredth of the strongest \
+                     head's"
+                ));
+            } else if rows.clone().all(|row| max(row) > SATURATED) {
+                notes.push(format!(
+                    "{name} is saturated: every row puts more than 99.9 % on one token, so its \
+                     attention weights get almost no gradient"
+                ));
+            } else if rows.clone().skip(1).all(|row| row[0] > 0.9) {
+                notes.push(format!(
+                    "{name} attends mostly to the first token from every position (an attention sink), \
+                     as is common for heads that have nothing to add"
+                ));
+            } else if rows.clone().all(|row| max(row) < 1.05 / row.len() as f64) {
+                notes.push(format!(
+                    "{name} attends to all tokens equally: it has not learned to select"
+                ));
+            }
+        }
+    }
+    notes
+}
+
+fn l2_norm(x: &[f64]) -> f64 {
+    x.iter().map(|x| x * x).sum::<f64>().sqrt()
+}
