@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use nextword_model::peak_memory;
 use nextword_train::{
-    Hooks, MetricsLine, Reporter, RunConfig, RunFolder, RunSetup, StopFlag, StopReason, TrainError,
-    Trainer, parse_config, prepare_run, prepare_stored_run,
+    Hooks, MetricsLine, Reporter, RunConfig, RunFolder, StopFlag, StopReason, TrainError, Trainer,
+    parse_config, prepare_run, prepare_stored_run,
 };
 use serde::{Deserialize, Serialize};
 
@@ -164,16 +164,10 @@ pub fn execute_run(
     hooks: &mut dyn Hooks,
     stop: &StopFlag,
 ) -> Result<Option<RunResult>, ExperimentError> {
-    if let Some(result) = RunResult::read(&spec.folder)? {
-        return Ok(Some(result));
-    }
-    let trainer = if spec.folder.join("run.toml").exists() {
-        resume(&spec.folder)?
-    } else {
-        let setup = prepare_run(spec.config()?)?;
-        begin(setup, &spec.folder)?
+    let (config, trainer) = match open_or_begin(spec)? {
+        Opened::Ended(result) => return Ok(Some(result)),
+        Opened::Ready(ready) => *ready,
     };
-    let (config, trainer) = trainer;
     let outcome = trainer.run(reporter, hooks, stop);
     let result = match outcome {
         Ok(outcome) if outcome.reason == StopReason::Interrupted => return Ok(None),
@@ -188,8 +182,44 @@ pub fn execute_run(
     Ok(Some(result))
 }
 
-fn begin(setup: RunSetup, path: &Path) -> Result<(RunConfig, Trainer), TrainError> {
-    let folder = RunFolder::create(path, &setup.config)?;
+/// A run that is about to be trained, or has ended.
+enum Opened {
+    Ended(RunResult),
+    Ready(Box<(RunConfig, Trainer)>),
+}
+
+/// Starts or resumes the run of `spec`. A process that lost its sweep saves its run and ends within seconds; until then the
+/// folder is in use, and what is in it changes.
+fn open_or_begin(spec: &RunSpec) -> Result<Opened, ExperimentError> {
+    let start = Instant::now();
+    loop {
+        if let Some(result) = RunResult::read(&spec.folder)? {
+            return Ok(Opened::Ended(result));
+        }
+        let has_run = || spec.folder.join("run.toml").exists();
+        let existed = has_run();
+        let opened = if existed {
+            resume(&spec.folder)
+        } else {
+            begin(spec)
+        };
+        match opened {
+            Ok(ready) => return Ok(Opened::Ready(Box::new(ready))),
+            Err(error) => {
+                let is_in_use = matches!(error, TrainError::FolderInUse { .. });
+                let has_appeared = !existed && has_run();
+                if !(is_in_use || has_appeared) || start.elapsed() > LOCK_TIMEOUT {
+                    return Err(error.into());
+                }
+            }
+        }
+        thread::sleep(LOCK_POLL);
+    }
+}
+
+fn begin(spec: &RunSpec) -> Result<(RunConfig, Trainer), TrainError> {
+    let setup = prepare_run(spec.config()?)?;
+    let folder = RunFolder::create(&spec.folder, &setup.config)?;
     let config_path = folder.config_path();
     let config = setup.config.clone();
     // A run that failed to start has nothing to resume.
@@ -199,22 +229,9 @@ fn begin(setup: RunSetup, path: &Path) -> Result<(RunConfig, Trainer), TrainErro
 }
 
 fn resume(path: &Path) -> Result<(RunConfig, Trainer), TrainError> {
-    let (folder, mut config) = open_unlocked(path)?;
+    let (folder, mut config) = RunFolder::open(path)?;
     folder.locate_base(&mut config)?;
     let setup = prepare_stored_run(config)?;
     let config = setup.config.clone();
     Ok((config, Trainer::resume(setup, folder)?))
-}
-
-/// Opens the run in `path`. A process that lost its sweep saves and ends within seconds; until then the folder is in use.
-fn open_unlocked(path: &Path) -> Result<(RunFolder, RunConfig), TrainError> {
-    let start = Instant::now();
-    loop {
-        match RunFolder::open(path) {
-            Err(TrainError::FolderInUse { .. }) if start.elapsed() < LOCK_TIMEOUT => {
-                thread::sleep(LOCK_POLL);
-            }
-            opened => return opened,
-        }
-    }
 }
