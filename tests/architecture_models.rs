@@ -100,7 +100,8 @@ fn cached_decoding_equals_a_pass_over_everything() {
     {
         let model = random(architecture);
         let prompt: Vec<u32> = (0..prompt_len).map(|i| 2 + i * 7 % 9).collect();
-        let mut decoder = Decoder::new(&model, &[prompt.clone()], options(count)).unwrap();
+        let mut decoder =
+            Decoder::new(&model, std::slice::from_ref(&prompt), options(count)).unwrap();
         let mut probe = Logits(Vec::new());
         while !decoder.is_done() {
             decoder.step_with_probe(&mut probe).unwrap();
@@ -124,7 +125,7 @@ fn completions_do_not_depend_on_the_other_prompts() {
             sequences
                 .unwrap()
                 .iter()
-                .map(|s| s.ids())
+                .map(Sequence::ids)
                 .collect::<Vec<_>>()
         };
         let together = generate(&prompts);

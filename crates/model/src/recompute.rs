@@ -64,11 +64,16 @@ impl Transformer {
         loss: impl FnOnce(Tensor<3>, &mut ForwardContext<'static, NoProbe>) -> Tensor<1>,
         mut on_gradients: impl FnMut(Gradients),
     ) -> Tensor<1> {
-        let lowest = self.lowest_trained_part();
+        let (lowest, lowest_of_encoder) = (self.lowest_trained_part(), self.encoder_parts());
+        // Every block of the decoder reads the encoder's output.
+        let lowest = match lowest_of_encoder {
+            EncoderParts::Frozen => lowest,
+            EncoderParts::From(_) => lowest.map(|_| 0),
+        };
         let inner = self.valid();
-        let mut source = context()
-            .take_source()
-            .map(|(tokens, lengths)| RecomputedSource::new(&inner, tokens, lengths, &context));
+        let mut source = context().take_source().map(|(tokens, lengths)| {
+            RecomputedSource::new(&inner, tokens, lengths, lowest_of_encoder, &context)
+        });
         let inner_context = || {
             let mut ctx = context();
             if let Some(source) = &source {
@@ -131,11 +136,50 @@ impl Transformer {
         let embeddings = is_trained(&self.token_embedding)
             || self.position_embedding.as_ref().is_some_and(is_trained)
             || self.embedding_norm.as_ref().is_some_and(is_trained);
-        if embeddings || self.encoder.as_ref().is_some_and(is_trained) {
+        if embeddings {
             return None;
         }
         let lowest = self.blocks.iter().position(is_trained);
         Some(lowest.unwrap_or(self.blocks.len()))
+    }
+
+    /// Which parts of the encoder are trained.
+    fn encoder_parts(&self) -> EncoderParts {
+        let Some(encoder) = &self.encoder else {
+            return EncoderParts::Frozen;
+        };
+        let table = encoder.token_embedding.as_ref();
+        let embeddings = is_trained(table.unwrap_or(&self.token_embedding))
+            || encoder.position_embedding.as_ref().is_some_and(is_trained)
+            || encoder.embedding_norm.as_ref().is_some_and(is_trained);
+        let block = encoder.blocks.iter().position(is_trained);
+        let norm = encoder.final_norm.as_ref().is_some_and(is_trained);
+        match (embeddings, block) {
+            (true, _) => EncoderParts::From(None),
+            (false, Some(block)) => EncoderParts::From(Some(block)),
+            (false, None) if norm => EncoderParts::From(Some(encoder.blocks.len())),
+            (false, None) => EncoderParts::Frozen,
+        }
+    }
+}
+
+/// Which parts of an encoder are trained.
+#[derive(Clone, Copy)]
+enum EncoderParts {
+    /// None, or there is no encoder.
+    Frozen,
+    /// Those from the first trained block on, or from the final norm, whose index is the number of blocks; `None`:
+    /// the embeddings too.
+    From(Option<usize>),
+}
+
+impl EncoderParts {
+    /// Whether the input of `part`, a block or the final norm, needs a gradient.
+    fn are_below(self, part: usize) -> bool {
+        match self {
+            Self::Frozen => false,
+            Self::From(lowest) => lowest.is_none_or(|lowest| part > lowest),
+        }
     }
 }
 
@@ -143,6 +187,7 @@ impl Transformer {
 struct RecomputedSource {
     tokens: Tensor<2, Int>,
     lengths: Vec<usize>,
+    trained: EncoderParts,
     /// Off the autodiff graph.
     inputs: Vec<Tensor<3>>,
     last: Tensor<3>,
@@ -157,6 +202,7 @@ impl RecomputedSource {
         inner: &Transformer,
         tokens: Tensor<2, Int>,
         lengths: Vec<usize>,
+        trained: EncoderParts,
         context: &impl Fn() -> ForwardContext<'static, NoProbe>,
     ) -> Self {
         let context = || encoder_context(context, &lengths);
@@ -170,6 +216,7 @@ impl RecomputedSource {
         Self {
             tokens,
             lengths,
+            trained,
             inputs,
             last: x,
             output,
@@ -179,7 +226,8 @@ impl RecomputedSource {
 
     /// Gives `ctx` the encoder's output, and returns it to ask for its gradient.
     fn track(&self, ctx: &mut ForwardContext<'static, NoProbe>) -> Tensor<3> {
-        let output = Tensor::from_inner(self.output.clone()).require_grad();
+        let needs_grad = matches!(self.trained, EncoderParts::From(_));
+        let output = Tensor::from_inner(self.output.clone()).set_require_grad(needs_grad);
         ctx.set_encoded(output.clone(), self.lengths.clone());
         output
     }
@@ -200,7 +248,10 @@ impl RecomputedSource {
     ) {
         let context = || encoder_context(context, &self.lengths);
         let Some(gradient) = self.gradient else {
-            return; // The loss does not depend on the source.
+            return; // The loss does not depend on the source, or the encoder is frozen.
+        };
+        let track = |x: Tensor<3>, part: usize| {
+            Tensor::from_inner(x).set_require_grad(self.trained.are_below(part))
         };
         let mut step = |x: Tensor<3>, y: Tensor<3>, gradient: Tensor<3>| {
             let mut gradients = (y * Tensor::from_inner(gradient)).sum().backward();
@@ -208,14 +259,14 @@ impl RecomputedSource {
             on_gradients(gradients);
             upstream
         };
-        let x = Tensor::from_inner(self.last).require_grad();
+        let x = track(self.last, self.inputs.len());
         let y = model.normalize_encoded(x.clone(), &mut context());
         let mut upstream = step(x, y, gradient);
         for (layer, input) in self.inputs.into_iter().enumerate().rev() {
             let Some(gradient) = upstream.take() else {
                 return;
             };
-            let x = Tensor::from_inner(input).require_grad();
+            let x = track(input, layer);
             let y = model.forward_encoder_block(layer, x.clone(), &mut context());
             upstream = step(x, y, gradient);
         }
