@@ -58,7 +58,7 @@ def train(program, folder, config, settings, name, seed, steps):
 def parameters(program, folder, name):
     """Return the number of parameters of a trained model."""
     output, _ = nextword(program, folder, "inspect", f"runs/{name}")
-    return re.search(r"parameters\D+([\d,]+)", output).group(1)
+    return re.search(r"([\d,]+) parameters", output).group(1)
 
 
 def speed(program, folder, name):
