@@ -176,7 +176,15 @@ fn a_resumed_run_on_packed_conversations_has_the_weights_of_an_uninterrupted_one
         artifacts(&dir.path("runs/whole"))
     );
     // Without packing, the run is another one.
-    let other = dir.run(&[&resume[..], &["--set", "data.packing=packed"]].concat());
+    let other = [
+        "resume",
+        "runs/part",
+        "--set",
+        "train.steps=13",
+        "--set",
+        "data.packing=packed",
+    ];
+    let other = dir.run(&other);
     assert!(
         !other.status.success() && stderr(&other).contains("data.packing"),
         "{}",

@@ -1,4 +1,5 @@
 //! Several samples in a row compute what they compute in rows of their own.
+#![allow(clippy::single_range_in_vec_init)] // Samples with one span.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};

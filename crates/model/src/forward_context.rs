@@ -338,7 +338,7 @@ impl Positions {
         let rows = positions.len() / seq.max(1);
         let positions: Vec<i32> = positions.iter().map(|position| *position as i32).collect();
         let data = TensorData::new(positions, [rows, seq]);
-        let device = table.device();
+        let device = table.device().without_autodiff();
         nextword_kernels::embed(table, Tensor::from_data(data, &device))
     }
 
