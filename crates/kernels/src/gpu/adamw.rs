@@ -7,25 +7,25 @@ use cubecl::prelude::*;
 
 use super::apply::primitive;
 use super::launch::{buffer, empty, empty_like, exclusive, len, per_element};
-use super::reduce::{ROW_UNITS, sum_over_cube};
+use super::reduce::{ROW_UNITS, sum_over_cube, total};
+use crate::AdamwStep;
 use crate::cpu::adamw::Constants;
-use crate::{AdamwStep, Moments};
 
 /// Elements whose squares one cube adds.
 const CUBE_ELEMENTS: usize = 4096;
 
+/// Returns the new weight and moments; they reuse the storage of the old ones where nothing else shares it.
 pub(crate) fn adamw(
     weight: Tensor<1>,
     gradient: Tensor<1>,
-    moments: &mut Moments,
+    moments: Option<[Tensor<1>; 2]>,
     weight_decay: f64,
     step: &AdamwStep,
-) -> Tensor<1> {
+) -> [Tensor<1>; 3] {
     let (weight, gradient) = (exclusive(primitive(weight)), primitive(gradient));
-    let existing = moments.first.take().zip(moments.second.take());
-    let has_moments = existing.is_some();
-    let [first, second] = match existing {
-        Some((first, second)) => [first, second].map(|moment| exclusive(primitive(moment))),
+    let has_moments = moments.is_some();
+    let [first, second] = match moments {
+        Some(moments) => moments.map(|moment| exclusive(primitive(moment))),
         None => [empty_like(&weight), empty_like(&weight)],
     };
     let constants = Constants::new(step);
@@ -52,9 +52,7 @@ pub(crate) fn adamw(
             has_moments,
         );
     }
-    moments.first = Some(Tensor::from_primitive::<Cube>(first));
-    moments.second = Some(Tensor::from_primitive::<Cube>(second));
-    Tensor::from_primitive::<Cube>(weight)
+    [weight, first, second].map(Tensor::from_primitive::<Cube>)
 }
 
 /// The sum of all squares, `[1]`: partial sums of each tensor, then their sum.
@@ -62,7 +60,7 @@ pub(crate) fn sum_of_squares(tensors: &[&Tensor<1>]) -> Option<Tensor<1>> {
     let tensors: Vec<CubeTensor> = tensors.iter().map(|x| primitive((*x).clone())).collect();
     let like = tensors.first()?;
     let cubes_of = |x: &CubeTensor| len(x).div_ceil(CUBE_ELEMENTS);
-    let partial = empty(like, [tensors.iter().map(cubes_of).sum::<usize>().max(1)]);
+    let partial = empty(like, [tensors.iter().map(cubes_of).sum::<usize>()]);
     let mut first = 0;
     for x in &tensors {
         let cubes = cubes_of(x);
@@ -82,18 +80,7 @@ pub(crate) fn sum_of_squares(tensors: &[&Tensor<1>]) -> Option<Tensor<1>> {
         }
         first += cubes;
     }
-    let sum = empty(like, [1]);
-    let args = (buffer(&partial), buffer(&sum));
-    let one = CubeCount::new_single();
-    total::launch(
-        &like.client,
-        one,
-        CubeDim::new_1d(ROW_UNITS),
-        args.0,
-        args.1,
-        first,
-    );
-    Some(Tensor::from_primitive::<Cube>(sum))
+    Some(Tensor::from_primitive::<Cube>(total(&partial)))
 }
 
 /// The constants of an update.
@@ -156,17 +143,5 @@ fn squares(
     let sum = sum_over_cube(sum);
     if UNIT_POS == 0 {
         partial[first + cube] = sum;
-    }
-}
-
-#[cube(launch)]
-fn total(partial: &[f32], sum: &mut [f32], len: usize) {
-    let mut part = 0.0f32;
-    for i in range_stepped(UNIT_POS as usize, len, 64) {
-        part += partial[i];
-    }
-    let all = sum_over_cube(part);
-    if UNIT_POS == 0 {
-        sum[0] = all;
     }
 }
