@@ -179,7 +179,8 @@ fn doctor_finds_faults_of_the_data_and_fails() {
             .output()
             .unwrap()
     };
-    let text = String::from_utf8(succeeded(doctor(&[])).stdout).unwrap();
+    let text =
+        String::from_utf8(succeeded(doctor(&["--set", "data.documents=300"])).stdout).unwrap();
     assert!(text.contains("nothing found"), "{text}");
     let file = folder.path().join("text.txt");
     fs::write(&file, "a line\r\nand another one\r\n".repeat(400)).unwrap();

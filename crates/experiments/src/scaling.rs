@@ -307,7 +307,7 @@ mod tests {
         config.train.batch_size = 4;
         let mut sizes = Vec::new();
         let planned = plan_for_minutes(&config, 0.05, &mut |layers, width| {
-            sizes.push((layers, width))
+            sizes.push((layers, width));
         })
         .unwrap();
         assert!((1..=MAX_MEASUREMENTS).contains(&sizes.len()), "{sizes:?}");

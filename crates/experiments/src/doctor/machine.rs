@@ -236,6 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[allow(clippy::float_cmp)] // Simple values.
     fn differences_are_relative_to_the_largest_value_and_nan_fails() {
         assert_eq!(relative_difference(&[1.0, 10.5], &[1.0, 10.0]), 0.05);
         assert_eq!(relative_difference(&[1.0], &[1.0, 2.0]), f64::INFINITY);

@@ -99,9 +99,9 @@ impl Message {
 mod tests {
     use super::*;
 
-    /// The reader of scripts/make_event_fixture.py saw the same values in these bytes.
+    /// `scripts/make_event_fixture.py` wrote this file with `TensorBoard`'s writer.
     #[test]
-    fn the_file_is_the_one_that_tensorboard_has_read() {
+    fn the_file_is_the_one_that_tensorboard_writes() {
         let lines = [
             MetricsLine {
                 step: 1,

@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::float_cmp)] // Same bits, or simple values.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -132,7 +132,7 @@ fn differences_are_paired_by_seed() {
     };
     let differences = [loss(2, 0) - loss(0, 0), loss(2, 1) - loss(0, 1)];
     let interval = report.arms[2].difference.unwrap();
-    assert_eq!(interval.mean, (differences[0] + differences[1]) / 2.0);
+    assert_eq!(interval.mean, f64::midpoint(differences[0], differences[1]));
     assert!(interval.contains(differences[0].min(interval.mean)));
     assert!(report.arms[0].difference.is_none());
     assert_ne!(loss(0, 0).to_bits(), loss(0, 1).to_bits());

@@ -40,7 +40,6 @@ fn kinds(config: &RunConfig) -> Vec<FindingKind> {
     let report = check_data(config).unwrap();
     for finding in &report.findings {
         assert!(finding.count > 0 && !finding.fix.is_empty(), "{finding:?}");
-        eprintln!("{finding:?}");
     }
     report.findings.iter().map(|finding| finding.kind).collect()
 }
@@ -76,13 +75,13 @@ type Plant = fn(&mut Vec<String>, &mut RunConfig);
 /// Faults of documents: what is found, and how it is planted into stories.
 const FAULTS: [(FindingKind, Plant); 10] = [
     (FindingKind::ReplacementCharacters, |texts, _| {
-        texts[7].push('\u{fffd}')
+        texts[7].push('\u{fffd}');
     }),
     (FindingKind::Mojibake, |texts, _| {
-        texts[7].push_str(" He didnâ€™t come.")
+        texts[7].push_str(" He didnâ€™t come.");
     }),
     (FindingKind::DuplicateDocuments, |texts, _| {
-        texts[7] = texts[3].clone()
+        texts[7] = texts[3].clone();
     }),
     (FindingKind::NearDuplicateDocuments, |texts, _| {
         texts[7] = format!("{} The end.", texts[3].repeat(3));
@@ -93,13 +92,13 @@ const FAULTS: [(FindingKind, Plant); 10] = [
         config.data.separator = None;
     }),
     (FindingKind::LongDocuments, |_, config| {
-        config.data.packing = Packing::Documents
+        config.data.packing = Packing::Documents;
     }),
     (FindingKind::SmallValidation, |_, config| {
-        config.data.split.validation = 0.002
+        config.data.split.validation = 0.002;
     }),
     (FindingKind::SmallTraining, |_, config| {
-        config.model.context_length = 1 << 20
+        config.model.context_length = 1 << 20;
     }),
     (FindingKind::DifferentSplits, |texts, _| {
         let other = "Ça été l'été où les élèves français étudièrent déjà près du château. ";
@@ -178,9 +177,10 @@ fn a_tokenizer_that_does_not_fit_the_text_is_found() {
     assert!(found.contains(&FindingKind::UnknownText), "{found:?}");
 
     // A vocabulary of another kind of text.
-    let numbers: String = (0..40_000_u32)
-        .map(|n| format!("{} ", n * 7919 % 99_991))
+    let numbers: Vec<String> = (0..40_000_u32)
+        .map(|n| (n * 7919 % 99_991).to_string())
         .collect();
+    let numbers = numbers.join(" ");
     config.data.tokenizer = tokenizer(TokenizerConfig::bpe(2000), &numbers, "numbers.json");
     let found = kinds(&config);
     for kind in [FindingKind::UnusedTokens, FindingKind::TokensPerByte] {

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::exit::Code;
 use crate::format::{bytes, count, grouped, sanitize};
-use crate::{models, output, run_config};
+use crate::{output, run_config};
 
 /// `doctor`.
 #[derive(Debug, Args)]
@@ -101,9 +101,9 @@ fn finding_lines(finding: &Finding) -> Vec<String> {
     lines
 }
 
-/// Checks devices against the CPU, and returns whether all passed.
+/// Checks devices against the default one, the CPU, and returns whether all passed.
 fn check_machine(args: &DoctorArgs) -> anyhow::Result<bool> {
-    let reference = models::open_device("flex")?;
+    let reference = nextword::default_device().open()?;
     let names: Vec<String> = if args.device.is_empty() {
         list_devices()
             .iter()
