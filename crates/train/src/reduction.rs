@@ -115,12 +115,14 @@ mod tests {
 
     #[test]
     fn lanes_are_added_in_pairs_and_micro_batches_from_left_to_right() {
-        let [a, b, c, d, e, f] = [1e8_f32, 3.3, -1e8, 7.7, 0.1, 1e-3];
+        // The three orders give three sums.
+        let [a, b, c, d, e, f] = [-1.4_f32, 0.3, -14.3, 3.3, -6.5, 8.6];
         let terms = [a, b, c, d, e, f];
         assert_eq!(sum(&terms, 6), ((((a + b) + c) + d) + e) + f);
         assert_eq!(sum(&terms, 3), ((a + b) + c) + ((d + e) + f));
         assert_eq!(sum(&terms, 1), ((a + b) + (c + d)) + (e + f));
         assert_ne!(sum(&terms, 6), sum(&terms, 3));
+        assert_ne!(sum(&terms, 3), sum(&terms, 1));
     }
 
     #[test]

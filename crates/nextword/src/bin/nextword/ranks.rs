@@ -16,8 +16,9 @@ use crate::{exit, output, signals};
 /// How to get a build with MPI.
 const BUILD: &str = "cargo build --release -p nextword --features mpi";
 
-/// How long a rank with an error waits for a lower one, which may have the same error and tell it.
-const PRECEDENCE: Duration = Duration::from_millis(1500);
+/// How long a rank with an error waits for a lower one, which may have the same error, to tell it and end the run. Open
+/// MPI takes two seconds to end all ranks.
+const PRECEDENCE: Duration = Duration::from_secs(4);
 
 /// The group of this process, once it has joined one.
 static GROUP: OnceLock<Group> = OnceLock::new();

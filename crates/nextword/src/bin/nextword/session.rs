@@ -23,8 +23,10 @@ impl Session {
         if let Some(ranks) = ranks::describe(setup).filter(|_| !quiet) {
             output::eprint_line(&ranks);
         }
-        let stop = signals::stop_flag(true)?;
-        if setup.group.size() > 1 {
+        // SIGTERM comes from `mpirun` when it ends the ranks, which then say why.
+        let is_alone = setup.group.size() == 1;
+        let stop = signals::stop_flag(is_alone)?;
+        if !is_alone {
             signals::stop_on_user_signal(&stop, true)?;
         }
         Ok(Self {
