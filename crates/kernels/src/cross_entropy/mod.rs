@@ -112,7 +112,12 @@ pub fn cross_entropy_sum(hidden: Tensor<3>, layer: OutputLayer, targets: &[u32])
     }
     let logits = layer.logits(hidden);
     let vocab = logits.dims()[2];
-    crate::reference::cross_entropy_sum(logits.reshape([batch * seq, vocab]), targets)
+    let logits = logits.reshape([batch * seq, vocab]);
+    #[cfg(feature = "gpu")]
+    if crate::gpu::is_gpu_f32(&logits) && batch * seq * vocab > 0 {
+        return crate::gpu::cross_entropy::cross_entropy_sum(logits, targets);
+    }
+    crate::reference::cross_entropy_sum(logits, targets)
 }
 
 /// Sum of `-ln p(target)` of each sequence, in nats, `[batch]`, over its positions whose target is not

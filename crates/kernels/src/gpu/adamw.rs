@@ -7,7 +7,7 @@ use cubecl::prelude::*;
 
 use super::apply::primitive;
 use super::launch::{buffer, empty, empty_like, exclusive, len, per_element};
-use super::reduce::{ROW_UNITS, sum_over_cube};
+use super::reduce::{ROW_UNITS, sum_over_cube, total};
 use crate::cpu::adamw::Constants;
 use crate::{AdamwStep, Moments};
 
@@ -62,7 +62,7 @@ pub(crate) fn sum_of_squares(tensors: &[&Tensor<1>]) -> Option<Tensor<1>> {
     let tensors: Vec<CubeTensor> = tensors.iter().map(|x| primitive((*x).clone())).collect();
     let like = tensors.first()?;
     let cubes_of = |x: &CubeTensor| len(x).div_ceil(CUBE_ELEMENTS);
-    let partial = empty(like, [tensors.iter().map(cubes_of).sum::<usize>().max(1)]);
+    let partial = empty(like, [tensors.iter().map(cubes_of).sum::<usize>()]);
     let mut first = 0;
     for x in &tensors {
         let cubes = cubes_of(x);
@@ -82,18 +82,7 @@ pub(crate) fn sum_of_squares(tensors: &[&Tensor<1>]) -> Option<Tensor<1>> {
         }
         first += cubes;
     }
-    let sum = empty(like, [1]);
-    let args = (buffer(&partial), buffer(&sum));
-    let one = CubeCount::new_single();
-    total::launch(
-        &like.client,
-        one,
-        CubeDim::new_1d(ROW_UNITS),
-        args.0,
-        args.1,
-        first,
-    );
-    Some(Tensor::from_primitive::<Cube>(sum))
+    Some(Tensor::from_primitive::<Cube>(total(&partial)))
 }
 
 /// The constants of an update.
@@ -156,17 +145,5 @@ fn squares(
     let sum = sum_over_cube(sum);
     if UNIT_POS == 0 {
         partial[first + cube] = sum;
-    }
-}
-
-#[cube(launch)]
-fn total(partial: &[f32], sum: &mut [f32], len: usize) {
-    let mut part = 0.0f32;
-    for i in range_stepped(UNIT_POS as usize, len, 64) {
-        part += partial[i];
-    }
-    let all = sum_over_cube(part);
-    if UNIT_POS == 0 {
-        sum[0] = all;
     }
 }

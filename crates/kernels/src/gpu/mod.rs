@@ -9,6 +9,7 @@ pub(crate) mod activation;
 pub(crate) mod adamw;
 mod apply;
 pub(crate) mod attention;
+pub(crate) mod cross_entropy;
 pub(crate) mod dropout;
 pub(crate) mod embedding;
 mod launch;

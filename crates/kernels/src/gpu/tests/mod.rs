@@ -4,6 +4,8 @@
 
 mod activation;
 mod attention;
+mod cross_entropy;
+mod launches;
 mod norm;
 mod optimizer;
 mod positions;
