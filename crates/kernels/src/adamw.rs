@@ -47,7 +47,13 @@ pub fn adamw(
     }
     #[cfg(feature = "gpu")]
     if crate::gpu::is_gpu_f32(&weight) {
-        return crate::gpu::adamw::adamw(weight, gradient, moments, weight_decay, step);
+        let old = moments.first.take().zip(moments.second.take());
+        let old = old.map(|(first, second)| [first, second]);
+        let [weight, first, second] =
+            crate::gpu::adamw::adamw(weight, gradient, old, weight_decay, step);
+        moments.first = Some(first);
+        moments.second = Some(second);
+        return weight;
     }
     reference(weight, gradient, moments, weight_decay, step)
 }

@@ -28,7 +28,8 @@ pub fn dropout<const D: usize>(x: Tensor<D>, mask: DropoutMask) -> Tensor<D> {
     }
     #[cfg(feature = "gpu")]
     if crate::gpu::is_gpu_f32(&x) {
-        return crate::gpu::apply(crate::gpu::dropout::Dropout(mask), [x.into()]);
+        let draws = crate::gpu::dropout::Draws::new(mask.rng, mask.rate, mask.offset);
+        return crate::gpu::apply(crate::gpu::dropout::Dropout(draws), [x.into()]);
     }
     let shape = x.dims();
     let factors = mask.factors(shape.iter().product());

@@ -1,9 +1,9 @@
 //! Fused tensor operations for Transformer models.
 //!
-//! Each operation is a function on Burn tensors with two implementations: a reference in plain Burn
-//! operations, which runs on every backend and serves as the baseline in tests, and a fast one for
-//! Burn's flex backend (the CPU) with a hand-written backward pass. The device of the tensors
-//! selects the implementation.
+//! Each operation is a function on Burn tensors with several implementations: a reference in plain Burn
+//! operations, which runs on every backend and serves as the baseline in tests, a fast one for
+//! Burn's flex backend (the CPU) with a hand-written backward pass, and for many operations one for
+//! GPUs (features `wgpu`, `cuda` and `rocm`). The device of the tensors selects the implementation.
 //!
 //! | operation | fast implementation |
 //! |---|---|
@@ -21,6 +21,10 @@
 //! | [`dropout`] | masks from a counter-based generator |
 //! | [`cross_entropy_sum`], [`cross_entropy_per_sequence`] | output layer fused with softmax cross-entropy, in chunks |
 //! | [`sum_of_squares`], [`adamw`] | parallel over chunks of parameters |
+//!
+//! GPU kernels exist for [`attention`], [`normalize`], [`activate`], [`gate`], [`rotate`], [`embed`],
+//! [`dropout`], the cross-entropy of given logits, [`sum_of_squares`] and [`adamw`]. Matrix products there
+//! are Burn's.
 //!
 //! On the CPU, every result is bitwise identical for any number of threads. The kernels run on a thread
 //! pool of their own, which [`parallel_for_each`] opens to other work and [`with_threads`] limits; the

@@ -8,24 +8,24 @@ use cubecl::prelude::*;
 use super::apply::primitive;
 use super::launch::{buffer, empty, empty_like, exclusive, len, per_element};
 use super::reduce::{ROW_UNITS, sum_over_cube, total};
+use crate::AdamwStep;
 use crate::cpu::adamw::Constants;
-use crate::{AdamwStep, Moments};
 
 /// Elements whose squares one cube adds.
 const CUBE_ELEMENTS: usize = 4096;
 
+/// Returns the new weight and moments; they reuse the storage of the old ones where nothing else shares it.
 pub(crate) fn adamw(
     weight: Tensor<1>,
     gradient: Tensor<1>,
-    moments: &mut Moments,
+    moments: Option<[Tensor<1>; 2]>,
     weight_decay: f64,
     step: &AdamwStep,
-) -> Tensor<1> {
+) -> [Tensor<1>; 3] {
     let (weight, gradient) = (exclusive(primitive(weight)), primitive(gradient));
-    let existing = moments.first.take().zip(moments.second.take());
-    let has_moments = existing.is_some();
-    let [first, second] = match existing {
-        Some((first, second)) => [first, second].map(|moment| exclusive(primitive(moment))),
+    let has_moments = moments.is_some();
+    let [first, second] = match moments {
+        Some(moments) => moments.map(|moment| exclusive(primitive(moment))),
         None => [empty_like(&weight), empty_like(&weight)],
     };
     let constants = Constants::new(step);
@@ -52,9 +52,7 @@ pub(crate) fn adamw(
             has_moments,
         );
     }
-    moments.first = Some(Tensor::from_primitive::<Cube>(first));
-    moments.second = Some(Tensor::from_primitive::<Cube>(second));
-    Tensor::from_primitive::<Cube>(weight)
+    [weight, first, second].map(Tensor::from_primitive::<Cube>)
 }
 
 /// The sum of all squares, `[1]`: partial sums of each tensor, then their sum.

@@ -6,18 +6,17 @@ use nextword_base::rng::GOLDEN_GAMMA;
 
 use super::apply::{BackwardContext, Op};
 use super::launch::{buffer, empty_like, len, per_element};
-use crate::{CounterRng, DropoutMask};
+use crate::CounterRng;
 
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Dropout(pub(crate) DropoutMask);
+pub(crate) struct Dropout(pub(crate) Draws);
 
 impl Dropout {
     fn masked(self, x: &CubeTensor) -> CubeTensor {
         let y = empty_like(x);
         if let Some((cubes, units)) = per_element(x, len(x)) {
-            let draws = Draws::new(self.0.rng, self.0.rate, self.0.offset);
             let (x_arg, y_arg) = (buffer(x), buffer(&y));
-            dropout::launch(&x.client, cubes, units, x_arg, y_arg, draws.launch_arg());
+            dropout::launch(&x.client, cubes, units, x_arg, y_arg, self.0.launch_arg());
         }
         y
     }
@@ -39,7 +38,7 @@ impl Op<1> for Dropout {
 /// The random stream of a mask as arguments of a kernel. 64-bit numbers are halves, the low one first,
 /// since shader languages may lack them.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Draws {
+pub(crate) struct Draws {
     key: u64,
     offset: u64,
     threshold: u32,
@@ -48,7 +47,7 @@ pub(super) struct Draws {
 
 impl Draws {
     /// Element 0 has stream position `offset`.
-    pub(super) fn new(rng: CounterRng, rate: f64, offset: u64) -> Self {
+    pub(crate) fn new(rng: CounterRng, rate: f64, offset: u64) -> Self {
         let mask = crate::cpu::dropout::Mask {
             key: rng.key(),
             rate,

@@ -9,7 +9,7 @@ use crate::gpu::dropout::Stream;
 use crate::gpu::launch::buffer;
 
 /// A score that no softmax notices; finite, since shader languages assume that there is no infinity.
-const MASKED: f32 = -1e30;
+pub(super) const MASKED: f32 = -1e30;
 
 /// Writes the output and the log-sum-exp of the scores of each query.
 pub(super) fn run(op: &Attention, [q, k, v]: [&CubeTensor; 3], z: &CubeTensor, lse: &CubeTensor) {

@@ -2,6 +2,7 @@
 //! shared memory, and an online softmax. The backward pass computes the scores again.
 
 mod backward;
+mod decode;
 mod forward;
 mod tile;
 
@@ -26,6 +27,10 @@ pub(crate) fn supports(q: &Tensor<4>, k: &Tensor<4>) -> bool {
 
 pub(crate) fn attention(qkv: [Tensor<4>; 3], options: &AttentionOptions<'_>) -> Tensor<4> {
     let op = Attention::new(qkv[0].dims(), qkv[1].dims(), options);
+    let is_plain = qkv.iter().all(|x| !x.device().is_autodiff());
+    if is_plain && op.queries == 1 && op.dropout.is_none() {
+        return decode::run(&op, qkv);
+    }
     apply(op, qkv.map(Into::into))
 }
 

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor};
 
-use super::{assert_close, compare, gpu};
+use super::{assert_close, compare, gpu, random_tensor, values};
 use crate::attention::tests::{cases, run};
 use crate::{AttentionMask, AttentionOptions, attention};
 
@@ -39,5 +39,38 @@ fn attention_agrees_with_the_cpu_for_heads_of_all_sizes() {
             let z: Tensor<4> = attention([q, k, v], &options);
             z
         });
+    }
+}
+
+#[test]
+fn decoding_over_a_cache_agrees_with_the_cpu() {
+    let Some(gpu) = gpu() else { return };
+    let (rows, heads, kv_heads) = (3, 4, 2);
+    for (dim, soft_cap, alibi) in [
+        (12, None, vec![]),
+        (70, Some(1.5), vec![0.5, 0.2, 0.1, 0.0]),
+    ] {
+        let mask = AttentionMask::causal(vec![5, 0, 600], 1);
+        let decode = |device: &Device| {
+            let cache = |salt: u64| {
+                let shape = [rows, kv_heads, 620, dim];
+                let cache = random_tensor(salt, shape.iter().product(), device).reshape(shape);
+                // A view of the cache: the kernel reads it in place.
+                let tokens: Tensor<4> = cache.narrow(2, 0, 601).swap_dims(1, 2);
+                tokens
+            };
+            let q = random_tensor(1, rows * heads * dim, device).reshape([rows, 1, heads, dim]);
+            let options = AttentionOptions {
+                scale: 0.3,
+                soft_cap,
+                mask: &mask,
+                window: (dim == 70).then_some(555),
+                alibi: &alibi,
+                dropout: None,
+            };
+            values(attention([q, cache(2), cache(3)], &options))
+        };
+        let label = format!("decoding with heads of {dim}");
+        assert_close(&label, &decode(&gpu), &decode(&Device::flex()), 1e-5);
     }
 }
