@@ -54,6 +54,7 @@ mod data_hints;
 mod error;
 mod fingerprint;
 mod folder;
+mod gradients;
 mod lora;
 mod lora_defaults;
 mod metrics;
@@ -90,6 +91,7 @@ pub use conversations::{
 };
 pub use error::TrainError;
 pub use folder::RunFolder;
+pub use gradients::Gradients;
 pub use lora::{LoraSettings, UnsetKeys};
 pub use metrics::MetricsLine;
 pub use optimizer::{Optimizer, OptimizerConfig, OptimizerKind};
@@ -106,7 +108,7 @@ pub use setup::{
     resolve_model_dir,
 };
 pub use start_from::LoraBase;
-pub use step::{Gradients, forward_backward};
+pub use step::forward_backward;
 pub use stepper::Stepper;
 pub use tokenizer_choice::use_declared_eos;
 pub use trainer::{InMemoryTrainer, StopFlag, TrainedModel, Trainer, Worker};
