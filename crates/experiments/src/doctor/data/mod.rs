@@ -69,6 +69,11 @@ pub fn check_data(config: &RunConfig) -> Result<DataReport, ExperimentError> {
         check_conversations(config, &mut report);
         return Ok(report);
     }
+    if config.data.has_pairs() {
+        let reason = "pairs of source and target: there are no checks for them";
+        report.not_checked.push(reason.to_string());
+        return Ok(report);
+    }
     if config.data.prepared.is_none() {
         check_texts(config, &mut report)?;
     } else {

@@ -204,6 +204,14 @@ fn the_split_by_documents_mends_what_the_tail_breaks() {
 }
 
 #[test]
+fn pairs_are_not_called_unreadable() {
+    let mut config = RunConfig::default();
+    config.data.pairs = vec!["pairs.tsv".into()];
+    let report = check_data(&config).unwrap();
+    assert_eq!((report.findings, report.not_checked.len()), (vec![], 1));
+}
+
+#[test]
 fn text_that_is_missing_is_a_finding_and_an_example_is_short() {
     let mut missing = RunConfig::default();
     missing.data.path = Some("no/such/file.txt".into());
