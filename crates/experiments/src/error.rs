@@ -36,7 +36,7 @@ pub enum ExperimentError {
         /// The arm's name.
         arm: String,
         /// What is wrong.
-        source: TrainError,
+        source: Box<TrainError>,
     },
 
     /// A process that trains a run ended without a result.

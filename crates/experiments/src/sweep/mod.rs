@@ -130,7 +130,7 @@ impl Sweep {
                 .check(arm, steps)
                 .map_err(|source| ExperimentError::Arm {
                     arm: name.clone(),
-                    source,
+                    source: Box::new(source),
                 })?;
             definition
                 .steps

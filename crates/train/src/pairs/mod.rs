@@ -186,9 +186,11 @@ impl Pairs {
                 LossOn::Target => pair.target,
                 LossOn::Both => 1,
             };
-            builders[side].push(&pair.ids, &[start..pair.ids.len()])?;
+            let trained = start..pair.ids.len();
+            builders[side].push(&pair.ids, std::slice::from_ref(&trained))?;
             if is_validation {
-                held_out.push(&pair.ids, &[pair.target..pair.ids.len()])?;
+                let target = pair.target..pair.ids.len();
+                held_out.push(&pair.ids, std::slice::from_ref(&target))?;
             }
         }
         let [train, validation] = builders.map(|b| b.finish().with_layout(format.layout));

@@ -227,7 +227,8 @@ fn benchmark_code(error: &BenchmarkError) -> Code {
 fn experiment_code(error: &ExperimentError) -> Code {
     match error {
         ExperimentError::Option { .. } | ExperimentError::Sweep { .. } => Code::Usage,
-        ExperimentError::Arm { source, .. } | ExperimentError::Train(source) => train_code(source),
+        ExperimentError::Arm { source, .. } => train_code(source),
+        ExperimentError::Train(source) => train_code(source),
         ExperimentError::Eval(error) => eval_code(error),
         ExperimentError::Path(error) => io_code(error.action, &error.source),
         _ => Code::Failure,
