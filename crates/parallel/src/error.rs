@@ -36,17 +36,13 @@ pub enum ParallelError {
         waited: Duration,
     },
     /// The ranks do not agree on something that must be the same everywhere.
-    #[error("{rank} differs from rank 0 in {subject}: {found} instead of {expected}; hint: {hint}")]
+    #[error("{rank} differs from rank 0 in {subject}: {problem}")]
     Differs {
         /// The rank and its host.
         rank: String,
         /// What differs.
         subject: String,
-        /// The value of that rank.
-        found: String,
-        /// The value of rank 0.
-        expected: String,
-        /// How to fix it.
-        hint: String,
+        /// The value of that rank and that of rank 0, and how to fix it.
+        problem: String,
     },
 }

@@ -272,9 +272,11 @@ impl Group {
         Err(ParallelError::Differs {
             rank: self.name(rank),
             subject: subject.to_string(),
-            found: text(&all[rank]),
-            expected: text(&all[0]),
-            hint: hint.to_string(),
+            problem: format!(
+                "{} instead of {}; hint: {hint}",
+                text(&all[rank]),
+                text(&all[0])
+            ),
         })
     }
 

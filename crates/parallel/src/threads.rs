@@ -84,9 +84,7 @@ fn out_of_step(rank: usize) -> ParallelError {
     ParallelError::Differs {
         rank: format!("rank {rank}"),
         subject: "what it exchanges".to_string(),
-        found: "another length or kind".to_string(),
-        expected: "that of all ranks".to_string(),
-        hint: "please report this".to_string(),
+        problem: "another length or kind; hint: please report this".to_string(),
     }
 }
 
