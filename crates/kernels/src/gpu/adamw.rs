@@ -67,7 +67,7 @@ pub(crate) fn sum_of_squares(tensors: &[&Tensor<1>]) -> Option<Tensor<1>> {
         if let Some(count) = super::launch::per_cube(x, cubes) {
             let units = CubeDim::new_1d(ROW_UNITS);
             let args = (buffer(x), buffer(&partial));
-            squares::launch(
+            add_squares::launch(
                 &x.client,
                 count,
                 units,
@@ -123,7 +123,7 @@ fn update(
 }
 
 #[cube(launch)]
-fn squares(
+fn add_squares(
     x: &[f32],
     partial: &mut [f32],
     first: usize,

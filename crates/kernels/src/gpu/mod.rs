@@ -16,7 +16,8 @@ mod launch;
 pub(crate) mod norm;
 mod reduce;
 pub(crate) mod rotary;
-#[cfg(all(test, feature = "flex", feature = "wgpu"))]
+#[cfg(test)]
+#[cfg(all(feature = "flex", feature = "wgpu"))]
 mod tests;
 
 pub(crate) use apply::{apply, is_gpu_f32};
