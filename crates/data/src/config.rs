@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::documents::{Format, SourceConfig};
 use crate::error::DataError;
-use crate::masked::MaskedConfig;
+use crate::masked_config::MaskedConfig;
 use crate::pairs::{LossOn, PairSources, is_pairs_name};
 use crate::tokenizer::TokenizerConfig;
 use crate::window::{Order, Packing, without_samples};

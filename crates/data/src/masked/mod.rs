@@ -1,6 +1,5 @@
 //! Masked tokens: what an encoder learns to predict.
 
-mod config;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
@@ -8,11 +7,11 @@ mod words;
 
 use std::sync::Arc;
 
-pub use self::config::MaskedConfig;
 use self::words::Words;
 use crate::batch::{IGNORE, TokenBatch};
 use crate::batch_mask::BatchMask;
 use crate::error::DataError;
+use crate::masked_config::MaskedConfig;
 use crate::rng::{CounterRng, stream};
 use crate::tokenizer::{Tokenizer, special_token};
 

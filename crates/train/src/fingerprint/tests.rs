@@ -231,9 +231,9 @@ fn every_setting_is_considered() {
     } = schedule;
     // `seed`, `order` and `packing`; the model's fields without its four tables; those of the tables;
     // `train` without steps, epochs, recompute and log_every; all of lora, optimizer and schedule;
-    // and the table `data.masked`.
+    // and the tables `data.masked` and `preferences`.
     let count = v0_1_settings(&config).len() + later_settings(&config).len();
-    assert_eq!(count, 3 + (33 - 4) + 14 + 5 + 9 + 8 + 6 + 4);
+    assert_eq!(count, 3 + (33 - 4) + 14 + 5 + 9 + 5 + 8 + 6 + 4);
 }
 
 #[test]
