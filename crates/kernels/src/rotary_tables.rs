@@ -15,8 +15,12 @@ pub struct RotaryTables {
     pub(crate) head_dim: usize,
     /// Copies of both tables on devices, made at first use.
     #[cfg(feature = "gpu")]
-    copies: Arc<Mutex<Vec<(Device, [Tensor<1>; 2])>>>,
+    copies: Copies,
 }
+
+/// The tables of cosines and sines on devices.
+#[cfg(feature = "gpu")]
+type Copies = Arc<Mutex<Vec<(Device, [Tensor<1>; 2])>>>;
 
 impl RotaryTables {
     /// Creates tables for `positions` positions; `frequencies` are the rotation of each pair in

@@ -130,11 +130,11 @@ fn value(x: f32, #[comptime] f: Activation) -> f32 {
 fn derivative(x: f32, #[comptime] f: Activation) -> f32 {
     if comptime!(f == Activation::Gelu) {
         // 1 / sqrt(2 pi)
-        let density = 0.398_942_28_f32 * (-0.5f32 * x * x).exp();
+        let density = 0.398_942_3_f32 * (-0.5f32 * x * x).exp();
         normal_cdf(x) + x * density
     } else if comptime!(f == Activation::GeluTanh) {
         let cdf = approximate_cdf(x);
-        let slope = 1.595_769_1_f32 * (1.0f32 + 0.134_145_f32 * x * x);
+        let slope = 1.595_769_f32 * (1.0f32 + 0.134_145_f32 * x * x);
         cdf + x * cdf * (1.0f32 - cdf) * slope
     } else if comptime!(f == Activation::Silu) {
         let sigmoid = sigmoid(x);
@@ -156,7 +156,7 @@ fn normal_cdf(x: f32) -> f32 {
 /// is small.
 #[cube]
 fn approximate_cdf(x: f32) -> f32 {
-    sigmoid(1.595_769_1_f32 * (x + 0.044_715_f32 * x * x * x))
+    sigmoid(1.595_769_f32 * (x + 0.044_715_f32 * x * x * x))
 }
 
 /// The exponential stays finite.

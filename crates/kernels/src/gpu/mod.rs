@@ -18,6 +18,7 @@ mod reduce;
 pub(crate) mod rotary;
 #[cfg(test)]
 #[cfg(all(feature = "flex", feature = "wgpu"))]
+#[allow(clippy::unwrap_used, clippy::float_cmp)]
 mod tests;
 
 pub(crate) use apply::{apply, is_gpu_f32};

@@ -239,7 +239,7 @@ mod tests {
             for threads in [1, 2, 5] {
                 let mut c = vec![f32::NAN; m * n];
                 with_threads(threads, || {
-                    transposed_product(rows, (&g, m), (&x, n), &mut c)
+                    transposed_product(rows, (&g, m), (&x, n), &mut c);
                 });
                 let same = c
                     .iter()

@@ -5,7 +5,10 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::Attention;
-use super::tile::*;
+use super::tile::{
+    SHARED_LEN, Sizes, UNITS, Variant, add_products, add_weighted, alibi, capped, clear, keep,
+    load_tile, range_index, slope_of, weight_factor,
+};
 use crate::gpu::apply::BackwardContext;
 use crate::gpu::dropout::Stream;
 use crate::gpu::launch::{buffer, empty, empty_like, halves, len, per_element};
@@ -154,6 +157,7 @@ fn entry(
 }
 
 #[cube(launch)]
+#[allow(clippy::too_many_lines)] // One program, whose parts share registers.
 fn attention_query_gradient(
     q: &[f32],
     k: &[f32],
@@ -294,6 +298,7 @@ fn attention_query_gradient(
 }
 
 #[cube(launch)]
+#[allow(clippy::too_many_lines)] // One program, whose parts share registers.
 fn attention_key_gradient(
     q: &[f32],
     k: &[f32],
@@ -472,6 +477,7 @@ fn attention_key_gradient(
 
 /// Writes the unit's elements of rows `first..first + 32` of a head, those before `end`.
 #[cube]
+#[allow(clippy::trivially_copy_pass_by_ref)] // An array in the program.
 fn store(
     sums: &Array<f32>,
     out: &mut [f32],

@@ -4,7 +4,10 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::Attention;
-use super::tile::*;
+use super::tile::{
+    SHARED_LEN, Sizes, UNITS, Variant, add_products, add_weighted, alibi, capped, clear, keep,
+    load_tile, range_index, slope_of, weight_factor,
+};
 use crate::gpu::dropout::Stream;
 use crate::gpu::launch::buffer;
 
@@ -33,6 +36,7 @@ pub(super) fn run(op: &Attention, [q, k, v]: [&CubeTensor; 3], z: &CubeTensor, l
 }
 
 #[cube(launch)]
+#[allow(clippy::too_many_lines)] // One program, whose parts share registers.
 fn attention_forward(
     q: &[f32],
     k: &[f32],

@@ -98,6 +98,7 @@ pub(super) fn add_weighted(
 
 /// Writes the unit's elements of a product to their places in a tile.
 #[cube]
+#[allow(clippy::trivially_copy_pass_by_ref)] // An array in the program.
 pub(super) fn keep(sums: &Array<f32>, tile: &mut Shared<[f32]>) {
     let (y, x) = (UNIT_POS as usize / 8, UNIT_POS as usize % 8);
     #[unroll]

@@ -78,8 +78,8 @@ pub(crate) fn run(args: &EmbedArgs) -> anyhow::Result<()> {
             output::print_line(&numbers(&embedding))?;
         }
     }
-    let rows = embeddings.iter().map(|row| similarities(row, &embeddings));
-    rows.map(|row| output::print_line(&row)).collect()
+    let mut rows = embeddings.iter().map(|row| similarities(row, &embeddings));
+    rows.try_for_each(|row| output::print_line(&row))
 }
 
 /// The texts of the arguments, the file or standard input.
