@@ -327,5 +327,6 @@ fn sequences_pass_gradients_through_a_quantized_weight() {
     let values = TensorData::new(matrix.dequantize(), [32, vocab]);
     let float = run(OutputWeight::Matrix(Tensor::from_data(values, &device)));
     let quantized = run(OutputWeight::Quantized(matrix));
-    assert_close(&quantized, &to_f64(&float), 2e-4, "losses and gradient");
+    // Activations are rounded to 16 bits; the second sequence's weight doubles the error.
+    assert_close(&quantized, &to_f64(&float), 5e-4, "losses and gradient");
 }
