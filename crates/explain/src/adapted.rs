@@ -9,8 +9,8 @@ use crate::graph::{Axis, Node, Op, graph};
 
 /// Ends the name of the tensor that an adapted layer computes without its update.
 pub(crate) const BASE: &str = "_base";
-/// Ends the name of `x A`.
-pub(crate) const LORA_A: &str = "_lora_a";
+/// Ends the name of `x A`, which the forward pass reports.
+pub(crate) const LORA_A: &str = "_lora";
 /// Ends the name of `(x A) B`.
 pub(crate) const LORA_B: &str = "_lora_b";
 
@@ -90,7 +90,8 @@ pub(crate) fn scale_updates(graph: &mut [Node], factor: f64) {
 /// Returns the operations of a forward pass over `seq` tokens with the updates of `modules`.
 ///
 /// The tensor `NAME` of an adapted layer is the sum of `NAME_base` and `scale` times `NAME_lora_b`, which is the product
-/// of `NAME_lora_a` with `B`. The forward pass reports the sum; the other three follow from its own operands.
+/// of `x A` with `B`. The forward pass reports the sum and `x A`, for the query as `hook_q_lora`; the other two follow
+/// from their operands.
 ///
 /// # Example
 ///
@@ -103,7 +104,7 @@ pub(crate) fn scale_updates(graph: &mut [Node], factor: f64) {
 /// let nodes = graph_with_adapter(&presets::statquest(5), 4, &modules); // four tokens
 /// let query = nodes.iter().position(|node| node.name == "blocks.0.attn.hook_q").unwrap();
 /// let names = nodes[query - 3..query].iter().map(|node| node.name.replace("blocks.0.attn.hook_q_", ""));
-/// assert_eq!(names.collect::<Vec<_>>(), ["base", "lora_a", "lora_b"]);
+/// assert_eq!(names.collect::<Vec<_>>(), ["base", "lora", "lora_b"]);
 /// assert_eq!(nodes[query - 2].shape, [4, 1]); // [tokens, rank]
 /// ```
 pub fn graph_with_adapter(config: &ModelConfig, seq: usize, modules: &AdaptedModules) -> Vec<Node> {
@@ -150,12 +151,16 @@ fn adapt(node: Node, path: &str, module: AdaptedModule, seq: usize) -> Vec<Node>
         ..node.clone()
     };
     let base = computed(BASE, node.op.clone());
+    let projected = projected_name(path);
     let down = Node {
+        name: projected.clone(),
+        op: down,
         axes: vec![Axis::Position, Axis::Dim],
         shape: vec![seq, module.rank],
-        ..computed(LORA_A, down)
+        observed: true,
+        ..node.clone()
     };
-    let up = computed(LORA_B, linear(name(LORA_A), b, heads));
+    let up = computed(LORA_B, linear(projected, b, heads));
     let sum = Op::AddScaled {
         a: name(BASE),
         b: name(LORA_B),
@@ -163,6 +168,24 @@ fn adapt(node: Node, path: &str, module: AdaptedModule, seq: usize) -> Vec<Node>
     };
     let sum = Node { op: sum, ..node };
     vec![base, down, up, sum]
+}
+
+/// The name under which the forward pass reports `x A` of the layer `path`: `blocks.0.attn.hook_q_lora`.
+fn projected_name(path: &str) -> String {
+    let (block, layer) = path.rsplit_once('.').unwrap_or(("", path));
+    let (block, hook) = match block.rsplit_once('.') {
+        Some((block, "attention")) => (block, "attn.hook_"),
+        Some((block, _)) => (block, "mlp.hook_"),
+        None => (block, ""),
+    };
+    let layer = match layer {
+        "query" => "q",
+        "key" => "k",
+        "value" => "v",
+        "output" => "out",
+        other => other,
+    };
+    format!("{block}.{hook}{layer}{LORA_A}")
 }
 
 /// A linear layer without bias.
@@ -210,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_sum_is_reported_by_the_forward_pass() {
+    fn the_forward_pass_reports_the_sum_and_its_first_product() {
         let config = presets::statquest(5);
         let module = AdaptedModule {
             rank: 1,
@@ -218,12 +241,13 @@ mod tests {
         };
         let modules = [("blocks.0.attention.value".to_string(), module)].into();
         let mut nodes = graph_with_adapter(&config, 2, &modules);
-        let names = ["v_base", "v_lora_a", "v_lora_b", "v"];
+        let names = ["v_base", "v_lora", "v_lora_b", "v"];
         let found = nodes.iter().filter(|node| node.name.contains("hook_v"));
         let found: Vec<_> = found
             .map(|node| (node.name.as_str(), node.observed))
             .collect();
-        let expected = names.map(|name| (format!("blocks.0.attn.hook_{name}"), name == "v"));
+        let reported = |name| matches!(name, "v" | "v_lora");
+        let expected = names.map(|name| (format!("blocks.0.attn.hook_{name}"), reported(name)));
         let expected: Vec<_> = expected
             .iter()
             .map(|(name, seen)| (name.as_str(), *seen))
