@@ -330,7 +330,7 @@ fn paths_may_end_in_a_slash_and_unknown_ones_list_the_others() {
     assert_eq!(server.post("/v1/completions/", &body).0, 200);
     assert_eq!(server.post("/tokenize/", &json!({"content": "One"})).0, 200);
     assert_eq!(server.get("/v1/completions/", "").0, 405);
-    for path in ["/completion", "/v1/embeddings", "/v1//models", "/props"] {
+    for path in ["/completion", "/v1/rerank", "/v1//models", "/props"] {
         let (status, _, text) = server.get(path, "");
         let is_named = [path, "/v1/chat/completions", "/tokenize"]
             .iter()
