@@ -45,7 +45,7 @@ pub struct ModelCard {
     pub special: ModelTokens,
     /// The Jinja templates that turn chat messages into a prompt, by name; the usual one is
     /// [`DEFAULT_TEMPLATE`](crate::DEFAULT_TEMPLATE). They are not part of `card.json` but files of their own (see
-    /// [`ModelDir::chat_template_path`]).
+    /// [`ModelDir::chat_template_path`](crate::ModelDir::chat_template_path)).
     #[serde(skip)]
     pub chat_templates: BTreeMap<String, String>,
     /// Why the chat templates could not be read. The model still generates text, but it cannot be saved,

@@ -50,7 +50,7 @@ pub struct RunSetup {
     /// The special tokens of the trained model: those of the model in `start_from`, otherwise the
     /// tokenizer's.
     pub special: ModelTokens,
-    /// The chat templates of the model in `start_from` (see [`ModelCard::chat_templates`]).
+    /// The chat templates of the model in `start_from` (see [`ModelCard::chat_templates`](nextword_model::ModelCard::chat_templates)).
     pub chat_templates: BTreeMap<String, String>,
     /// What the run adapts, if it has `[lora]`.
     pub lora: Option<LoraBase>,

@@ -74,7 +74,7 @@ impl StepGradients {
 
 impl Stepper {
     /// Creates a stepper for `model`, which is on an autodiff device. `seed` determines the dropout
-    /// masks; for `recompute` see [`forward_backward`].
+    /// masks; for `recompute` see [`forward_backward`](crate::forward_backward).
     pub fn new(model: Transformer, optimizer: OptimizerConfig, seed: u64, recompute: bool) -> Self {
         Self::with_optimizer(
             model,

@@ -11,7 +11,7 @@ use crate::conversations::{ChatModel, Conversations, dataset_without_tokens};
 use crate::tokenizer_choice::use_declared_eos;
 use crate::{RunConfig, TrainError};
 
-/// Reads and encodes the conversations of `config` as [`prepare_run`] does, without opening its device. `None`
+/// Reads and encodes the conversations of `config` as [`prepare_run`](crate::prepare_run) does, without opening its device. `None`
 /// if the configuration has other data.
 ///
 /// # Errors
