@@ -51,7 +51,7 @@ pub struct DataReport {
 ///
 /// let folder = tempfile::tempdir()?;
 /// let file = folder.path().join("text.txt");
-/// std::fs::write(&file, "\u{feff}one line\r\nanother line\r\n".repeat(100))?;
+/// std::fs::write(&file, format!("\u{feff}{}", "one line\r\nanother line\r\n".repeat(100)))?;
 /// let mut config = RunConfig::default();
 /// config.data.path = Some(file);
 /// let report = check_data(&config)?;

@@ -64,7 +64,7 @@ fn clean_text_and_the_built_in_corpora_have_no_findings() {
     let mut chats = RunConfig::default();
     chats.data.builtin = Some(Builtin::StoriesChat);
     chats.data.documents = 100;
-    chats.data.chat_template = Some("chatml".into());
+    chats.data.chat_template = Some("plain".into());
     chats.data.tokenizer = TokenizerConfig::bytes();
     chats.model.context_length = 2048;
     assert_eq!(kinds(&chats), []);
