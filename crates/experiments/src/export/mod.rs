@@ -4,7 +4,10 @@ mod crc32c;
 mod csv;
 mod tensorboard;
 
+use std::collections::BTreeMap;
+
 use nextword_train::MetricsLine;
+use serde_json::Value as Json;
 
 pub use csv::to_csv;
 pub use tensorboard::to_tensorboard;
@@ -12,7 +15,7 @@ pub use tensorboard::to_tensorboard;
 /// A metric that may be absent from a line.
 type Value = fn(&MetricsLine) -> Option<f64>;
 
-/// All metrics: name in CSV, tag in `TensorBoard`, value.
+/// The metrics of every run: name in CSV, tag in `TensorBoard`, value.
 const METRICS: [(&str, &str, Value); 7] = [
     ("loss", "loss/train", |line| line.loss),
     ("val_loss", "loss/validation", |line| line.val_loss),
@@ -26,3 +29,26 @@ const METRICS: [(&str, &str, Value); 7] = [
     ("ended", "completions/ended", |line| line.ended),
     ("exact", "completions/exact", |line| line.exact),
 ];
+
+/// The metrics of a line that only some runs have, under their names in `metrics.jsonl`: rewards and log probabilities
+/// of preferences, the time that ranks wait, and the losses of other texts as `other_text/NAME`.
+fn further(line: &MetricsLine) -> BTreeMap<String, f64> {
+    let mut found = BTreeMap::new();
+    let Ok(Json::Object(fields)) = serde_json::to_value(line) else {
+        return found;
+    };
+    let is_known = |name: &str| {
+        let mut names = METRICS.iter().map(|(known, ..)| *known);
+        matches!(name, "step" | "tokens" | "elapsed") || names.any(|known| known == name)
+    };
+    for (name, value) in fields.into_iter().filter(|(name, _)| !is_known(name)) {
+        match value {
+            Json::Object(values) => found.extend(values.into_iter().filter_map(|(key, value)| {
+                let value = value.as_f64()?;
+                Some((format!("{name}/{key}"), value))
+            })),
+            value => found.extend(value.as_f64().map(|value| (name, value))),
+        }
+    }
+    found
+}

@@ -2,8 +2,8 @@
 
 use nextword_train::MetricsLine;
 
-use super::METRICS;
 use super::crc32c::masked;
+use super::{METRICS, further};
 
 /// Wire types of protocol buffers.
 const VARINT: u64 = 0;
@@ -31,8 +31,10 @@ pub fn to_tensorboard(lines: &[MetricsLine], start: f64) -> Vec<u8> {
     push_record(&mut file, &version.0);
     for line in lines {
         let mut summary = Message::default();
-        for (_, tag, value) in METRICS {
-            let Some(value) = value(line) else { continue };
+        let known = METRICS
+            .iter()
+            .map(|(_, tag, value)| Some((tag.to_string(), value(line)?)));
+        for (tag, value) in known.flatten().chain(further(line)) {
             let mut entry = Message::default();
             entry.bytes(1, tag.as_bytes());
             entry.float(2, value as f32);
