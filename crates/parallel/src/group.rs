@@ -84,6 +84,7 @@ impl Group {
     pub fn alone() -> Self {
         let own = Peer {
             host: "this machine".to_string(),
+            space: String::new(),
             process: 0,
         };
         Self(Arc::new(Inner {
@@ -156,17 +157,17 @@ impl Group {
         }
     }
 
-    /// A rank whose process on this machine has ended. Those on other machines are not known.
+    /// A rank whose process on this machine has ended. Those on other machines and in other containers are not known.
     pub fn lost_rank(&self) -> Option<usize> {
-        let host = &self.0.peers[self.rank()].host;
-        self.0.peers.iter().position(|peer| peer.has_ended(host))
+        let own = &self.0.peers[self.rank()];
+        self.0.peers.iter().position(|peer| peer.has_ended(own))
     }
 
     /// Whether all lower ranks on this machine have ended, so that this one speaks for them.
     pub fn is_first_alive(&self) -> bool {
         let peers = &self.0.peers;
-        let host = &peers[self.rank()].host;
-        peers[..self.rank()].iter().all(|peer| peer.has_ended(host))
+        let own = &peers[self.rank()];
+        peers[..self.rank()].iter().all(|peer| peer.has_ended(own))
     }
 
     /// Sets the longest time that this rank waits for others.
@@ -350,8 +351,8 @@ impl Group {
         }
         let settings = lock(&link.settings);
         let peers = &self.0.peers;
-        let host = &peers[self.rank()].host;
-        let is_local = peers.iter().all(|peer| peer.host == *host);
+        let own = &peers[self.rank()];
+        let is_local = peers.iter().all(|peer| peer.is_visible_to(own));
         if !is_local && waited > GRACE && (settings.is_stopping)() {
             return Err(ParallelError::Lost {
                 rank: "another rank".to_string(),
