@@ -178,11 +178,17 @@ impl Group {
     }
 
     /// Sets the function that says whether this rank was asked to stop. If it was, the others may be gone: it does not
-    /// wait for those on other machines for long.
+    /// wait for those on other machines for long, until [`wait_for_save`](Self::wait_for_save).
     pub fn watch(&self, is_stopping: impl Fn() -> bool + Send + 'static) {
         if let Some(link) = &self.0.link {
             lock(&link.settings).is_stopping = Box::new(is_stopping);
         }
+    }
+
+    /// Waits for other ranks up to the timeout, even if this one was asked to stop: to be called when all have agreed to
+    /// stop, because rank 0 then saves while the others wait.
+    pub fn wait_for_save(&self) {
+        self.watch(|| false);
     }
 
     /// The time that this rank has waited for others so far.
@@ -281,7 +287,7 @@ impl Group {
         })
     }
 
-    /// Waits until all ranks have called this, and leaves the group.
+    /// Waits until all ranks have called this, and leaves the group. Rank 0 may still save.
     ///
     /// # Errors
     /// [`ParallelError`] if a rank is gone or does not answer.
@@ -289,6 +295,7 @@ impl Group {
         let Some(link) = &self.0.link else {
             return Ok(());
         };
+        self.wait_for_save();
         self.gather(Vec::new())?;
         self.request(Request::Close)?;
         if let Some(thread) = lock(&link.thread).take() {

@@ -202,6 +202,7 @@ impl TrainingLoop {
             let stop = observer.stop_requested();
             let agreed = StepAgreement::reach(&self.setup.group, &batches, stop)?;
             if agreed.stop {
+                self.setup.group.wait_for_save();
                 return Ok(StopReason::Interrupted);
             }
             let part = self.part(&division, agreed.target_count);
