@@ -28,8 +28,8 @@ pub enum ParallelError {
     },
     /// A rank did not answer for too long.
     #[error(
-        "no answer from all ranks for {} s; hint: a rank may be stopped or its network down; raise parallel.timeout if a \
-         rank is only slow; the last checkpoint is kept", .waited.as_secs()
+        "no answer from all ranks for {} s; hint: a rank may be stopped or its network down; if a rank is only \
+         slow, continue the last checkpoint with `nextword resume RUN --set parallel.timeout=SECONDS`", .waited.as_secs()
     )]
     Timeout {
         /// The time that this rank has waited.

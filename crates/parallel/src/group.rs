@@ -84,6 +84,7 @@ impl Group {
     pub fn alone() -> Self {
         let own = Peer {
             host: "this machine".to_string(),
+            space: String::new(),
             process: 0,
         };
         Self(Arc::new(Inner {
@@ -156,17 +157,17 @@ impl Group {
         }
     }
 
-    /// A rank whose process on this machine has ended. Those on other machines are not known.
+    /// A rank whose process on this machine has ended. Those on other machines and in other containers are not known.
     pub fn lost_rank(&self) -> Option<usize> {
-        let host = &self.0.peers[self.rank()].host;
-        self.0.peers.iter().position(|peer| peer.has_ended(host))
+        let own = &self.0.peers[self.rank()];
+        self.0.peers.iter().position(|peer| peer.has_ended(own))
     }
 
     /// Whether all lower ranks on this machine have ended, so that this one speaks for them.
     pub fn is_first_alive(&self) -> bool {
         let peers = &self.0.peers;
-        let host = &peers[self.rank()].host;
-        peers[..self.rank()].iter().all(|peer| peer.has_ended(host))
+        let own = &peers[self.rank()];
+        peers[..self.rank()].iter().all(|peer| peer.has_ended(own))
     }
 
     /// Sets the longest time that this rank waits for others.
@@ -177,11 +178,17 @@ impl Group {
     }
 
     /// Sets the function that says whether this rank was asked to stop. If it was, the others may be gone: it does not
-    /// wait for those on other machines for long.
+    /// wait for those on other machines for long, until [`wait_for_save`](Self::wait_for_save).
     pub fn watch(&self, is_stopping: impl Fn() -> bool + Send + 'static) {
         if let Some(link) = &self.0.link {
             lock(&link.settings).is_stopping = Box::new(is_stopping);
         }
+    }
+
+    /// Waits for other ranks up to the timeout, even if this one was asked to stop: to be called when all have agreed to
+    /// stop, because rank 0 then saves while the others wait.
+    pub fn wait_for_save(&self) {
+        self.watch(|| false);
     }
 
     /// The time that this rank has waited for others so far.
@@ -280,7 +287,7 @@ impl Group {
         })
     }
 
-    /// Waits until all ranks have called this, and leaves the group.
+    /// Waits until all ranks have called this, and leaves the group. Rank 0 may still save.
     ///
     /// # Errors
     /// [`ParallelError`] if a rank is gone or does not answer.
@@ -288,6 +295,7 @@ impl Group {
         let Some(link) = &self.0.link else {
             return Ok(());
         };
+        self.wait_for_save();
         self.gather(Vec::new())?;
         self.request(Request::Close)?;
         if let Some(thread) = lock(&link.thread).take() {
@@ -350,8 +358,8 @@ impl Group {
         }
         let settings = lock(&link.settings);
         let peers = &self.0.peers;
-        let host = &peers[self.rank()].host;
-        let is_local = peers.iter().all(|peer| peer.host == *host);
+        let own = &peers[self.rank()];
+        let is_local = peers.iter().all(|peer| peer.is_visible_to(own));
         if !is_local && waited > GRACE && (settings.is_stopping)() {
             return Err(ParallelError::Lost {
                 rank: "another rank".to_string(),

@@ -30,7 +30,11 @@ pub struct Launched {
     pub local_ranks: usize,
 }
 
-/// Variables of Open MPI, of MPICH's Hydra and of Slurm: ranks, rank, local rank, local ranks.
+/// Slurm's variables of the local rank and of the local ranks.
+const SLURM_LOCAL: [&str; 2] = ["SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"];
+
+/// Variables of Open MPI, of MPICH's Hydra and of Slurm: ranks, rank, local rank, local ranks. Hydra may start ranks with
+/// Slurm, which then counts Hydra's own processes, and `srun --mpi=pmi2` sets the first two of Hydra but not its local ones.
 const VARIABLES: [[&str; 4]; 3] = [
     [
         "OMPI_COMM_WORLD_SIZE",
@@ -42,8 +46,8 @@ const VARIABLES: [[&str; 4]; 3] = [
     [
         "SLURM_STEP_NUM_TASKS",
         "SLURM_PROCID",
-        "SLURM_LOCALID",
-        "SLURM_STEP_TASKS_PER_NODE",
+        SLURM_LOCAL[0],
+        SLURM_LOCAL[1],
     ],
 ];
 
@@ -64,11 +68,14 @@ impl Launched {
             };
             let ranks = number(names[0]).filter(|ranks| *ranks > 1)?;
             let rank = number(names[1]).filter(|rank| *rank < ranks)?;
+            let [own_local, slurm_local] = [[names[2], names[3]], SLURM_LOCAL]
+                .map(|[rank, ranks]| Some((number(rank)?, number(ranks).unwrap_or(1).max(1))));
+            let (local_rank, local_ranks) = own_local.or(slurm_local).unwrap_or((0, 1));
             Some(Self {
                 rank,
                 ranks,
-                local_rank: number(names[2]).unwrap_or(0),
-                local_ranks: number(names[3]).unwrap_or(1).max(1),
+                local_rank,
+                local_ranks,
             })
         })
     }
@@ -158,6 +165,31 @@ mod tests {
             local_ranks: 4,
         };
         assert_eq!(launched(&slurm), Some(expected));
+        let pmi2 = [("PMI_SIZE", "8"), ("PMI_RANK", "5")];
+        assert_eq!(launched(&[&pmi2[..], &slurm].concat()), Some(expected));
+    }
+
+    #[test]
+    fn ranks_that_hydra_starts_with_slurm_are_counted_by_hydra() {
+        let hydra = [
+            ("PMI_SIZE", "4"),
+            ("PMI_RANK", "3"),
+            ("MPI_LOCALRANKID", "1"),
+            ("MPI_LOCALNRANKS", "2"),
+        ];
+        let proxies = [
+            ("SLURM_STEP_NUM_TASKS", "2"),
+            ("SLURM_PROCID", "1"),
+            ("SLURM_LOCALID", "0"),
+            ("SLURM_STEP_TASKS_PER_NODE", "1(x2)"),
+        ];
+        let expected = Launched {
+            rank: 3,
+            ranks: 4,
+            local_rank: 1,
+            local_ranks: 2,
+        };
+        assert_eq!(launched(&[hydra, proxies].concat()), Some(expected));
     }
 
     #[test]

@@ -99,9 +99,13 @@ impl RunFolder {
     }
 
     /// `config` without the model that it starts from, with the run's own tokenizer instead of that model's; with the model
-    /// in `base` and its tokenizer if the run adapts that.
+    /// in `base` and its tokenizer if the run adapts that. The stored device stays: that of `config` may be the one that
+    /// this rank has, or that of this resume only.
     pub(crate) fn detached(&self, config: &RunConfig, base: Option<&ModelDir>) -> RunConfig {
         let mut config = config.clone();
+        if let Ok(stored) = self.parse_config() {
+            config.device = stored.device;
+        }
         config.start_from = base.map(|base| base.path.clone());
         if let Some(base) = base {
             config.data.tokenizer.file = Some(base.tokenizer_path());
@@ -289,10 +293,13 @@ fn paths(config: &mut RunConfig) -> impl Iterator<Item = &mut PathBuf> {
     let conversations = data.conversations.iter_mut().chain(template);
     let pairs = data.pairs.iter_mut();
     let pairs = pairs.filter(|path| !is_pairs_name(path));
+    let other_texts = config.validation.also.iter_mut();
+    let other_texts = other_texts.map(|text| &mut text.path);
     let all = sources
         .chain(others)
         .chain(conversations)
         .chain(pairs)
+        .chain(other_texts)
         .chain(&mut config.start_from);
     all.filter(|path| path.as_os_str() != "-")
 }
@@ -405,9 +412,15 @@ mod tests {
         }
         let mut config = RunConfig::default();
         config.data.paths = vec!["../../x.txt".into(), "../../missing.txt".into()];
+        config.validation.also = vec![crate::OtherText {
+            name: "general".to_string(),
+            path: "../../x.txt".into(),
+        }];
         fs::write(run.join("run.toml"), to_toml(&config).unwrap()).unwrap();
         let (folder, mut config) = RunFolder::open(&run).unwrap();
         assert!(config.data.paths.iter().all(|path| path.is_absolute()));
+        let text = config.validation.also[0].path.clone();
+        assert_eq!(text, canonical(&base.path().join("x.txt")));
         config.train.steps += 1;
         config.data.paths.push(base.path().join("y.txt"));
         config.data.tokenizer.file = Some(run.join("own.json"));
@@ -422,9 +435,25 @@ mod tests {
                 &absolute
             ]
         );
+        let text = &stored.validation.also[0];
+        assert_eq!(text.path, Path::new("../../x.txt"));
         let own = stored.data.tokenizer.file;
         assert_eq!(own.as_deref(), Some(Path::new("own.json")));
         assert_eq!(stored.train.steps, config.train.steps);
+    }
+
+    #[test]
+    fn the_device_of_a_rank_or_of_a_resume_is_not_stored() {
+        let base = tempfile::tempdir().unwrap();
+        let on = |device: &str| RunConfig {
+            device: device.to_string(),
+            ..RunConfig::default()
+        };
+        let folder = RunFolder::create(&base.path().join("run"), &on("cuda")).unwrap();
+        folder.detach_from_source(&on("cuda:0"), "{}").unwrap();
+        let stored = folder.read_config().unwrap();
+        assert_eq!(stored.device, "cuda");
+        assert!(stored.data.tokenizer.file.is_some()); // It was written again.
     }
 
     #[cfg(unix)]

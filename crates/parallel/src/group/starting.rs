@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 
 use super::{Group, Inner, Link, Settings, TIMEOUT};
 use crate::exchange::{Request, Response, serve};
-use crate::peers::Peer;
+use crate::peers::{Peer, process_space};
 use crate::{Control, ParallelError, Transport};
 
 /// A rank whose thread has started.
@@ -83,6 +83,7 @@ impl Starting {
 fn exchange_names(transport: &mut impl Transport) -> Result<Vec<Peer>, ParallelError> {
     let own = Peer {
         host: transport.host(),
+        space: process_space(),
         process: if transport.has_processes() {
             std::process::id()
         } else {

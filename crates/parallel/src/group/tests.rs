@@ -150,3 +150,27 @@ fn a_rank_that_is_alone_needs_nobody() {
     group.abort(1);
     assert_eq!(group.waited(), Duration::ZERO);
 }
+
+/// Whether a rank that has waited for longer than [`GRACE`] still waits.
+fn waits_long(group: &Group) -> bool {
+    let link = group.0.link.as_ref().unwrap();
+    group
+        .check_others(link, GRACE + Duration::from_secs(1))
+        .is_ok()
+}
+
+#[test]
+fn a_stopped_rank_waits_long_for_other_machines_only_after_all_agreed_to_stop() {
+    on_ranks(2, |mut group| {
+        let inner = Arc::get_mut(&mut group.0).unwrap();
+        inner.peers[1 - inner.rank].host = "another machine".to_string();
+        assert!(waits_long(&group));
+        group.watch(|| true);
+        assert!(!waits_long(&group));
+        group.wait_for_save();
+        assert!(waits_long(&group));
+        group.watch(|| true);
+        group.finish().unwrap(); // Rank 0 may save before it calls this.
+        assert!(waits_long(&group));
+    });
+}

@@ -1,5 +1,7 @@
 //! What the ranks compare and share before the first step.
 
+use std::path::PathBuf;
+
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use nextword_base::hash::{sha256, sha256_hex};
@@ -33,8 +35,35 @@ pub(crate) fn check_agreement(setup: &RunSetup) -> Result<(), TrainError> {
     let config = sha256_hex(to_toml(&shared_settings(&setup.config))?.as_bytes());
     let hint = "start all ranks with the same configuration and the same --set";
     group.check_equal("the configuration (SHA-256)", &config, hint)?;
+    if let Some(base) = &setup.lora {
+        let hash = &base.description.weights_sha256;
+        let hint = "copy the same model to each machine";
+        group.check_equal("the model in start_from (SHA-256)", hash, hint)?;
+    }
     let hint = "copy the same data to each machine";
-    Ok(group.check_equal("the data", &setup.data_fingerprint(), hint)?)
+    group.check_equal("the data", &setup.data_fingerprint(), hint)?;
+    check_other_texts(setup)
+}
+
+/// Checks that the windows of the texts in `validation.also` are the same on all ranks.
+fn check_other_texts(setup: &RunSetup) -> Result<(), TrainError> {
+    let group = &setup.group;
+    if group.size() == 1 {
+        return Ok(());
+    }
+    for text in &setup.other_texts {
+        let mut hashes = Vec::new();
+        for batch in text.windows.batches(setup.validation_rows()) {
+            let batch = batch?;
+            let ids = batch.inputs.iter().chain(&batch.targets);
+            let bytes: Vec<u8> = ids.flat_map(|id| id.to_le_bytes()).collect();
+            hashes.extend(sha256(&bytes));
+        }
+        let subject = format!("the tokens of the text {} (SHA-256)", text.name);
+        let hint = "copy the same files of validation.also to each machine";
+        group.check_equal(&subject, &sha256_hex(&hashes), hint)?;
+    }
+    Ok(())
 }
 
 /// `config` without what may differ between machines: where files are and which device computes.
@@ -46,8 +75,12 @@ fn shared_settings(config: &RunConfig) -> RunConfig {
     shared.data = nextword_data::DataConfig {
         order: shared.data.order,
         packing: shared.data.packing,
+        masked: shared.data.masked,
         ..Default::default()
     };
+    for text in &mut shared.validation.also {
+        text.path = PathBuf::new();
+    }
     shared
 }
 

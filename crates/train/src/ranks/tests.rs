@@ -1,13 +1,15 @@
 #![allow(clippy::unwrap_used, clippy::float_cmp)] // The order of additions determines each bit.
 
+use std::path::Path;
+
 use burn::tensor::Device;
-use nextword_data::{Packing, Tokens};
+use nextword_data::{Dataset, MaskedConfig, Packing, TokenizerConfig, Tokens};
 use nextword_model::presets;
 use nextword_parallel::ParallelError;
 
 use super::*;
 use crate::checkpoint::State;
-use crate::{Optimizer, OptimizerConfig};
+use crate::{Optimizer, OptimizerConfig, OtherText, RunConfig, RunSetup, prepare_run};
 
 /// Runs `work` on `ranks` threads and returns the results in the order of the ranks.
 fn on_ranks<T: Send>(ranks: usize, work: impl Fn(Group) -> T + Sync) -> Vec<T> {
@@ -118,4 +120,88 @@ fn all_ranks_continue_with_the_model_moments_and_state_of_rank_0() {
     assert_eq!(results[0].1.len(), 1);
     assert_eq!(results[1].2.step, 9);
     assert_eq!(results[0].0.len(), 37);
+}
+
+/// The subject of the disagreement of two ranks, whose setups `setup` makes from their numbers.
+fn disagreement(setup: impl Fn(usize) -> RunSetup + Sync) -> Option<String> {
+    let results = on_ranks(2, |group| {
+        let mut setup = setup(group.rank());
+        setup.group = group;
+        check_agreement(&setup)
+    });
+    let subjects = results.into_iter().map(|result| match result {
+        Ok(()) => None,
+        Err(TrainError::Parallel(ParallelError::Differs { subject, .. })) => Some(subject),
+        Err(error) => panic!("{error}"),
+    });
+    let subjects: Vec<_> = subjects.collect();
+    assert_eq!(subjects[0], subjects[1]);
+    subjects[0].clone()
+}
+
+/// A setup with the text in the file `path` as `validation.also`.
+fn with_other_text(path: &Path) -> RunSetup {
+    let text = "to be or not to be ".repeat(50);
+    let dataset = Dataset::from_text(&text, &TokenizerConfig::chars()).unwrap();
+    let mut config = RunConfig::default();
+    config.validation.also = vec![OtherText {
+        name: "general".to_string(),
+        path: path.to_path_buf(),
+    }];
+    RunSetup::from_dataset(config, dataset).unwrap()
+}
+
+#[test]
+fn ranks_compare_the_content_of_other_texts_and_not_their_places() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text.repeat(40)).unwrap();
+        path
+    };
+    let texts = [
+        file("a.txt", "not to be "),
+        file("b.txt", "not to be "),
+        file("c.txt", "no to bee "),
+    ];
+    assert_eq!(disagreement(|rank| with_other_text(&texts[rank])), None);
+    let subject = disagreement(|rank| with_other_text(&texts[2 * rank])).unwrap();
+    assert!(subject.contains("the text general"), "{subject}");
+}
+
+#[test]
+fn ranks_compare_how_tokens_are_masked() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.txt");
+    std::fs::write(&path, "not to be ".repeat(40)).unwrap();
+    let subject = disagreement(|rank| {
+        let mut setup = with_other_text(&path);
+        setup.config.data.masked = Some(MaskedConfig {
+            rate: [0.15, 0.2][rank],
+            ..MaskedConfig::default()
+        });
+        setup
+    });
+    assert_eq!(subject.as_deref(), Some("the configuration (SHA-256)"));
+}
+
+#[test]
+fn ranks_compare_the_model_that_they_adapt() {
+    let text = "start_from = '../../docs/models/letters'\n[data]\nbuiltin = 'stories'\ndocuments = 12\n\
+                [train]\nsequence_length = 16\n[lora]\nrank = 2\n";
+    let setup = |_| {
+        let config = crate::parse_config(text, Path::new("x.toml"), &[]).unwrap();
+        prepare_run(config).unwrap()
+    };
+    assert_eq!(disagreement(setup), None);
+    let subject = disagreement(|rank| {
+        let mut setup = setup(rank);
+        let base = setup.lora.as_mut().unwrap();
+        base.description.weights_sha256.truncate(64 - rank);
+        setup
+    });
+    assert_eq!(
+        subject.as_deref(),
+        Some("the model in start_from (SHA-256)")
+    );
 }

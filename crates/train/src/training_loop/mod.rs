@@ -191,6 +191,7 @@ impl TrainingLoop {
         let mut stream = loader.prefetch_part(self.state.step, prefetched, micros);
         while self.state.step < self.setup.config.train.steps {
             if self.should_stop_early() {
+                self.check_same_weights()?;
                 return Ok(StopReason::EarlyStopped);
             }
             let batches = stream.by_ref().take(micro_batches);
@@ -202,6 +203,8 @@ impl TrainingLoop {
             let stop = observer.stop_requested();
             let agreed = StepAgreement::reach(&self.setup.group, &batches, stop)?;
             if agreed.stop {
+                self.setup.group.wait_for_save();
+                self.check_same_weights()?;
                 return Ok(StopReason::Interrupted);
             }
             let part = self.part(&division, agreed.target_count);
@@ -302,7 +305,7 @@ impl TrainingLoop {
             eta: seconds_per_step * train.steps.saturating_sub(step) as f64,
         };
         if logged || self.is_saved_at(step) {
-            check_same_weights(&self.setup.group, self.stepper.model())?;
+            self.check_same_weights()?;
         }
         observer.stepped(self, &report, logged)?;
         if logged {
@@ -311,6 +314,11 @@ impl TrainingLoop {
             self.timing.waited = 0.0;
         }
         Ok(())
+    }
+
+    /// Checks that all ranks have the same weights, before rank 0 reports or saves them. All ranks must call this.
+    fn check_same_weights(&self) -> Result<(), TrainError> {
+        check_same_weights(&self.setup.group, self.stepper.model())
     }
 
     /// The part of the next step that this rank computes.
@@ -357,6 +365,9 @@ impl TrainingLoop {
         let group = self.setup.group.clone();
         let improved = self.state.best.is_none_or(|best| loss < best);
         let improved = decision_of_first(&group, improved)?;
+        if improved {
+            self.check_same_weights()?;
+        }
         self.state.validation = Some(loss);
         let report = ValidationReport {
             step,

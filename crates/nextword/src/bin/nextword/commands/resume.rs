@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, ValueHint};
-use nextword_data::{DataConfig, DataError};
+use nextword_data::{DataConfig, DataError, is_template_name};
 use nextword_parallel::Group;
 use nextword_train::plan::Plan;
 use nextword_train::{
@@ -28,8 +28,8 @@ pub(crate) struct ResumeArgs {
     /// Device to run on [default: the run's]
     #[arg(long, short)]
     device: Option<String>,
-    /// Override one key: train.steps, train.log_every, any key of checkpoint, validation, samples and
-    /// probes, or data.path, data.paths, data.prepared, data.conversations, data.pairs, data.chat_template,
+    /// Override one key: train.steps, train.log_every, any key of checkpoint, validation, samples, probes
+    /// and parallel, or data.path, data.paths, data.prepared, data.conversations, data.pairs, data.chat_template,
     /// data.tokenizer.file or start_from (the base of an adapter) of what was moved (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -42,13 +42,14 @@ pub(crate) struct ResumeArgs {
 }
 
 /// Keys and sections that may change when a run is resumed.
-const CHANGEABLE: [&str; 14] = [
+const CHANGEABLE: [&str; 15] = [
     "train.steps",
     "train.log_every",
     "checkpoint.",
     "validation.",
     "samples.",
     "probes.",
+    "parallel.",
     // The place of the base model of an adapter and of the data, not these themselves: hashes are checked.
     "start_from",
     "data.path",
@@ -129,29 +130,66 @@ fn work(args: &ResumeArgs, group: Group) -> anyhow::Result<ExitCode> {
 
 /// Adds to the error of missing data how to name its new place.
 fn moved_data(error: TrainError, config: &RunConfig) -> anyhow::Error {
-    match error {
-        TrainError::Data(DataError::Missing { path }) => exit::bad_file(format!(
-            "`{}`, which this run reads, does not exist; hint: if it was moved, add --set {}",
-            path.display(),
-            new_place(&path, &config.data)
-        )),
-        error => error.into(),
-    }
+    let missing = match &error {
+        TrainError::Data(DataError::Missing { path }) => path,
+        TrainError::Chat(_) | TrainError::Io { .. } => match missing_conversations(&config.data) {
+            Some(path) => path,
+            None => return error.into(),
+        },
+        _ => return error.into(),
+    };
+    exit::bad_file(format!(
+        "`{}`, which this run reads, does not exist; hint: if it was moved, add --set {}",
+        missing.display(),
+        new_place(missing, config)
+    ))
+}
+
+/// The first place of conversations, or of their template, that does not exist.
+fn missing_conversations(data: &DataConfig) -> Option<&PathBuf> {
+    let template = data.chat_template.iter();
+    let template = template.filter(|path| !is_template_name(path));
+    let mut places = data.conversations.iter().chain(template);
+    places.find(|path| !path.exists())
 }
 
 /// The override that names the new place of the file in `path`.
-fn new_place(path: &Path, data: &DataConfig) -> &'static str {
+fn new_place(path: &Path, config: &RunConfig) -> &'static str {
+    let data = &config.data;
     // Of a prepared folder, a file in it may be missing.
     let is_in = |place: Option<&PathBuf>| place.is_some_and(|place| path.starts_with(place));
+    let is_in_any = |places: &[PathBuf]| places.iter().any(|place| path.starts_with(place));
+    let mut other_texts = config.validation.also.iter();
     if is_in(data.tokenizer.file.as_ref()) {
         "data.tokenizer.file=FILE"
     } else if is_in(data.prepared.as_ref()) {
         "data.prepared=FOLDER"
+    } else if is_in(data.chat_template.as_ref()) {
+        "data.chat_template=FILE"
+    } else if is_in_any(&data.conversations) {
+        one_or_all(
+            &data.conversations,
+            "data.conversations=FILE",
+            "data.conversations='[\"FILE\", \"FILE\"]' with all files",
+        )
+    } else if is_in_any(&data.pairs) {
+        one_or_all(
+            &data.pairs,
+            "data.pairs=FILE",
+            "data.pairs='[\"FILE\", \"FILE\"]' with all files",
+        )
+    } else if other_texts.any(|text| is_in(Some(&text.path))) {
+        "validation.also='[{ name = \"NAME\", path = \"FILE\" }]' with all texts"
     } else if data.paths.is_empty() {
         "data.path=FILE"
     } else {
         "data.paths='[\"FILE\", \"FILE\"]' with all files"
     }
+}
+
+/// The override `one` for a single place, `all` for several.
+fn one_or_all(places: &[PathBuf], one: &'static str, all: &'static str) -> &'static str {
+    if places.len() == 1 { one } else { all }
 }
 
 /// Returns the stored configuration with the `--set` overrides.
@@ -193,8 +231,8 @@ fn check_keys(set: &[String]) -> anyhow::Result<()> {
         if assignment.contains('=') && !CHANGEABLE.iter().any(|known| may_change(known)) {
             return Err(exit::usage(format!(
                 "--set {assignment}: `{key}` cannot change when a run is resumed; hint: only \
-                 train.steps, train.log_every, checkpoint.*, validation.*, samples.*, probes.* and the path of \
-                 the data can; to start a new run from this model, set `start_from`"
+                 train.steps, train.log_every, checkpoint.*, validation.*, samples.*, probes.*, parallel.* and the \
+                 path of the data can; to start a new run from this model, set `start_from`"
             )));
         }
     }
@@ -203,34 +241,66 @@ fn check_keys(set: &[String]) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use nextword_train::OtherText;
+
     use super::*;
 
     #[test]
     fn the_hint_about_missing_files_names_their_key() {
-        let data = |change: fn(&mut DataConfig)| {
-            let mut data = DataConfig::default();
-            change(&mut data);
-            data
+        let with = |change: fn(&mut RunConfig)| {
+            let mut config = RunConfig::default();
+            change(&mut config);
+            config
         };
-        let files: fn(&mut DataConfig) = |data| data.path = Some("texts".into());
-        let list: fn(&mut DataConfig) = |data| data.paths = vec!["a.txt".into(), "b.txt".into()];
-        let folder: fn(&mut DataConfig) = |data| data.prepared = Some("tokens".into());
-        let tokenizer: fn(&mut DataConfig) = |data| {
-            data.path = Some("texts".into());
-            data.tokenizer.file = Some("texts/own.json".into());
+        let files: fn(&mut RunConfig) = |config| {
+            config.data.path = Some("texts".into());
+            config.validation.also = vec![OtherText {
+                name: "general".to_string(),
+                path: "general.txt".into(),
+            }];
         };
+        let list: fn(&mut RunConfig) =
+            |config| config.data.paths = vec!["a.txt".into(), "b.txt".into()];
+        let folder: fn(&mut RunConfig) = |config| config.data.prepared = Some("tokens".into());
+        let tokenizer: fn(&mut RunConfig) = |config| {
+            config.data.path = Some("texts".into());
+            config.data.tokenizer.file = Some("texts/own.json".into());
+        };
+        let chats: fn(&mut RunConfig) = |config| {
+            config.data.conversations = vec!["chats".into()];
+            config.data.chat_template = Some("own.jinja".into());
+        };
+        let pairs: fn(&mut RunConfig) =
+            |config| config.data.pairs = vec!["a.tsv".into(), "b.tsv".into()];
         for (config, path, key) in [
             (files, "texts", "data.path="),
             (files, "texts/a.txt", "data.path="),
+            (files, "general.txt", "validation.also="),
             (list, "b.txt", "data.paths="),
+            (chats, "chats/a.jsonl", "data.conversations=FILE"),
+            (chats, "own.jinja", "data.chat_template="),
+            (pairs, "b.tsv", "data.pairs='["),
             (folder, "tokens", "data.prepared="),
             (folder, "tokens/dataset.json", "data.prepared="),
             (tokenizer, "texts/own.json", "data.tokenizer.file="),
             (tokenizer, "texts", "data.path="),
         ] {
-            let hint = new_place(Path::new(path), &data(config));
+            let hint = new_place(Path::new(path), &with(config));
             assert!(hint.starts_with(key), "{path}: {hint}");
         }
+    }
+
+    #[test]
+    fn the_first_missing_file_with_conversations_is_found() {
+        let mut data = DataConfig {
+            conversations: vec![env!("CARGO_MANIFEST_DIR").into()],
+            chat_template: Some("chatml".into()),
+            ..DataConfig::default()
+        };
+        assert_eq!(missing_conversations(&data), None);
+        let moved = Path::new(env!("CARGO_MANIFEST_DIR")).join("moved.jsonl");
+        data.conversations.push(moved.clone());
+        assert_eq!(missing_conversations(&data), Some(&moved));
     }
 
     #[test]
@@ -241,6 +311,7 @@ mod tests {
             "checkpoint.every=5",
             "samples.prompts=[\"a\"]",
             "data.path=moved.txt",
+            "parallel.timeout=7200",
         ] {
             assert!(check(allowed).is_ok(), "{allowed}");
         }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use nextword_parallel::Group;
 use nextword_train::plan::Plan;
-use nextword_train::{RunFolder, Trainer, prepare_run};
+use nextword_train::{RunConfig, RunFolder, Trainer, prepare_run};
 
 use crate::args::ConfigArgs;
 use crate::commands::plan::print_plan;
@@ -53,6 +53,7 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
         ranks::join()?
     };
     let mut config = load()?;
+    let device = config.device.clone();
     ranks::choose_device(&mut config);
     let path = config.folder();
     if !args.dry_run && group.is_first() {
@@ -72,7 +73,12 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
     run_config::check_resources(&plan, &path)?;
 
     let session = Session::new(&setup, args.quiet, args.json)?;
-    let folder = RunFolder::create(&path, &setup.config)?;
+    // Stored without the number of this rank's GPU, so that each rank of a resumed run chooses its own.
+    let stored = RunConfig {
+        device,
+        ..setup.config.clone()
+    };
+    let folder = RunFolder::create(&path, &stored)?;
     let config_path = folder.config_path();
     // A run that failed to start has nothing to resume; free its folder for another run.
     let trainer =
