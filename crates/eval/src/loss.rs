@@ -99,7 +99,8 @@ impl LossReport {
 /// device; dropout is off.
 ///
 /// # Errors
-/// [`EvalError::UnknownToken`] and [`EvalError::TooLong`] if the windows do not fit the model;
+/// [`EvalError::UnknownToken`] and [`EvalError::TooLong`] if the windows do not fit the model; [`EvalError::Model`] for an
+/// encoder without masked tokens, since it sees the next token;
 /// [`EvalError::Data`] if they cannot be read.
 ///
 /// # Example
