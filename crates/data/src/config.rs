@@ -124,10 +124,7 @@ pub struct DataConfig {
     /// A folder that `prepare` wrote, or one with nanoGPT's or llm.c's `train.bin` and `val.bin`.
     pub prepared: Option<PathBuf>,
     /// Files with conversations, or folders of them: a path or a list of paths.
-    #[serde(
-        deserialize_with = "one_or_several",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(deserialize_with = "paths", skip_serializing_if = "Vec::is_empty")]
     pub conversations: Vec<PathBuf>,
     /// Which messages of the conversations are trained: `assistant`, `last_assistant` or `all`.
     #[serde(skip_serializing_if = "is_default")]
@@ -145,10 +142,7 @@ pub struct DataConfig {
     pub too_long: TooLong,
     /// Pairs of a source and a target: `.tsv` or `.jsonl` files, as a path or a list of paths (see
     /// [`PairSources`]), or `translation` or `statquest` for built-in ones.
-    #[serde(
-        deserialize_with = "one_or_several",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(deserialize_with = "paths", skip_serializing_if = "Vec::is_empty")]
     pub pairs: Vec<PathBuf>,
     /// Which tokens of a pair are trained: `target` or `both`.
     #[serde(skip_serializing_if = "is_default")]
@@ -364,15 +358,38 @@ pub fn is_template_name(template: &Path) -> bool {
 }
 
 /// Reads a path or a list of paths.
-fn one_or_several<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
+fn paths<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
+    one_or_several(deserializer, "a path or a list of paths")
+}
+
+/// Reads a value of a configuration, or a list of them.
+///
+/// # Errors
+/// An error with the text `expected` for anything else.
+///
+/// ```
+/// use nextword_data::one_or_several;
+/// use serde_json::json;
+///
+/// let read = |value| one_or_several::<_, u32>(value, "a number or a list of numbers");
+/// assert_eq!(read(json!(3))?, [3]);
+/// assert_eq!(read(json!([3, 4]))?, [3, 4]);
+/// assert_eq!(read(json!("x")).unwrap_err().to_string(), "a number or a list of numbers");
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+pub fn one_or_several<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+    expected: &'static str,
+) -> Result<Vec<T>, D::Error> {
     #[derive(Deserialize)]
-    #[serde(untagged, expecting = "a path or a list of paths")]
-    enum Paths {
-        One(PathBuf),
-        Several(Vec<PathBuf>),
+    #[serde(untagged)]
+    enum Values<T> {
+        One(T),
+        Several(Vec<T>),
     }
-    Ok(match Paths::deserialize(deserializer)? {
-        Paths::One(path) => vec![path],
-        Paths::Several(paths) => paths,
-    })
+    match Values::deserialize(deserializer) {
+        Ok(Values::One(value)) => Ok(vec![value]),
+        Ok(Values::Several(values)) => Ok(values),
+        Err(_) => Err(serde::de::Error::custom(expected)),
+    }
 }

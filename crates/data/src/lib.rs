@@ -73,7 +73,9 @@ mod window;
 pub use baselines::Baselines;
 pub use batch::{IGNORE, SourceBatch, TokenBatch};
 pub use batch_mask::{BatchMask, SampleSegment};
-pub use config::{Builtin, DataConfig, SplitBy, SplitConfig, TooLong, TrainOn, is_template_name};
+pub use config::{
+    Builtin, DataConfig, SplitBy, SplitConfig, TooLong, TrainOn, is_template_name, one_or_several,
+};
 pub use corpus::{STATQUEST, STATQUEST_PAIRS, Stories, StoryChat, StoryChats, Translations};
 pub use dataset::Dataset;
 pub use documents::{Format, SourceConfig, Sources, TextChunk, TextCuts};
@@ -87,7 +89,7 @@ pub use pairs::{LossOn, Pair, PairSources, is_pairs_name};
 pub use prefetch::Prefetch;
 pub use prepare::{DatasetCard, Phase, PreparedDataset, Progress, prepare};
 pub use rng::{CounterRng, RandomSequence};
-pub use samples::{Sample, SampleLayout, Samples, SamplesBuilder};
+pub use samples::{LENGTH_MULTIPLE, Sample, SampleLayout, Samples, SamplesBuilder};
 pub use shard::Shard;
 pub use shard_writer::ShardWriter;
 pub use tokenizer::{

@@ -92,6 +92,8 @@ enum Rows {
     Pairs {
         samples: Samples,
         order: SampleOrder,
+        /// Whether the first sample of each pair alone is trained.
+        is_first_trained: bool,
     },
 }
 
@@ -233,9 +235,39 @@ impl Loader {
         let per_step = config.batch_size * config.grad_accum_steps;
         let order = SampleOrder::of_pairs(&samples, per_step, config.seed);
         Ok(Self {
-            rows: Rows::Pairs { samples, order },
+            rows: Rows::Pairs {
+                samples,
+                order,
+                is_first_trained: false,
+            },
             config,
         })
+    }
+
+    /// Counts the targets of the first sample of each pair alone, for losses that do not train the second one. The
+    /// batches stay the same. Without effect on a loader of anything but pairs.
+    ///
+    /// ```
+    /// use nextword_data::{Loader, LoaderConfig, SamplesBuilder};
+    ///
+    /// let mut builder = SamplesBuilder::default();
+    /// builder.push(&[9, 1], &[1..2])?;
+    /// builder.push(&[9, 1, 2, 3], &[1..4])?;
+    /// let config = LoaderConfig { context_length: 4, batch_size: 1, ..LoaderConfig::default() };
+    /// let loader = Loader::from_pairs(builder.finish(), config)?;
+    /// assert_eq!(loader.targets_per_step(), 4.0);
+    /// assert_eq!(loader.with_first_trained().targets_per_step(), 1.0);
+    /// # Ok::<(), nextword_data::DataError>(())
+    /// ```
+    #[must_use]
+    pub fn with_first_trained(mut self) -> Self {
+        if let Rows::Pairs {
+            is_first_trained, ..
+        } = &mut self.rows
+        {
+            *is_first_trained = true;
+        }
+        self
     }
 
     /// The samples of micro-batch `micro` of step `step` by their index, in the order of its rows; for a loader of pairs
@@ -329,6 +361,14 @@ impl Loader {
                 ..
             } => masked.share() * windows.targets_per_epoch() as f64,
             Rows::Windows { windows, .. } => windows.targets_per_epoch() as f64,
+            Rows::Pairs {
+                samples,
+                is_first_trained: true,
+                ..
+            } => {
+                let first = (0..samples.len()).step_by(2);
+                first.map(|index| samples.trained_in(index)).sum::<usize>() as f64
+            }
             Rows::Samples { samples, .. } | Rows::Pairs { samples, .. } => {
                 samples.trained_count() as f64
             }
@@ -355,7 +395,7 @@ impl Loader {
                 let seq = padded_length(order.longest_in_step(step), context_length);
                 return samples.rows(&rows, seq, padding_id);
             }
-            Rows::Pairs { samples, order } => {
+            Rows::Pairs { samples, order, .. } => {
                 let pairs = sequences.flat_map(|sequence| order.row(sequence));
                 let rows: Vec<Vec<usize>> = pairs
                     .flat_map(|pair| [vec![2 * pair], vec![2 * pair + 1]])

@@ -2,7 +2,9 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use nextword_data::{BatchMask, EvalWindows, IGNORE, SampleSegment, TokenBatch};
-use nextword_model::{AttentionMask, ForwardContext, Probe, Segment, Transformer, weights};
+use nextword_model::{
+    Architecture, AttentionMask, ForwardContext, Probe, Segment, Transformer, weights,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::EvalError;
@@ -97,7 +99,8 @@ impl LossReport {
 /// device; dropout is off.
 ///
 /// # Errors
-/// [`EvalError::UnknownToken`] and [`EvalError::TooLong`] if the windows do not fit the model;
+/// [`EvalError::UnknownToken`] and [`EvalError::TooLong`] if the windows do not fit the model; [`EvalError::Model`] for an
+/// encoder without masked tokens, since it sees the next token;
 /// [`EvalError::Data`] if they cannot be read.
 ///
 /// # Example
@@ -286,6 +289,17 @@ pub(crate) fn check_batch(model: &Transformer, batch: &TokenBatch) -> Result<(),
             context_length,
         });
     }
+    if config.architecture == Architecture::Encoder
+        && !matches!(batch.mask, BatchMask::Bidirectional(_))
+    {
+        // It would see the next token.
+        let others = [
+            Architecture::Decoder,
+            Architecture::Prefix,
+            Architecture::EncoderDecoder,
+        ];
+        config.require(&others, "predict the next token")?;
+    }
     if config.has_encoder() != batch.source.is_some() {
         return Err(EvalError::Source {
             architecture: config.architecture,
@@ -455,6 +469,18 @@ pub(crate) mod tests {
         let report = evaluate(&model, &windows, 3).unwrap();
         assert_eq!(report, evaluate(&model, &windows, 3).unwrap());
         assert_eq!(report.tokens, 32);
+    }
+
+    #[test]
+    fn an_encoder_is_not_evaluated_on_next_tokens() {
+        let config = ModelConfig {
+            architecture: Architecture::Encoder,
+            ..model(11).config().clone()
+        };
+        let encoder = config.init(&Device::flex(), 5).unwrap();
+        let windows = EvalWindows::new(Tokens::from_ids(ids(30)), 8, Packing::Packed, 0).unwrap();
+        let error = evaluate(&encoder, &windows, 2).unwrap_err().to_string();
+        assert!(error.contains("predict the next token"), "{error}");
     }
 
     #[test]

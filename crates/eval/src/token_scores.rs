@@ -1,11 +1,10 @@
 //! What a model predicts for each token of a text.
 
-use burn::tensor::{Int, Tensor, TensorData};
 use nextword_data::{EvalWindows, IGNORE, TokenBatch};
 use nextword_model::{ForwardContext, Transformer, weights};
 
 use crate::EvalError;
-use crate::loss::{batch_context, check_batch};
+use crate::loss::{batch_context, batch_tokens, check_batch};
 
 /// Logits that are computed at a time: 64 MiB.
 const MAX_LOGITS: usize = 16 << 20;
@@ -106,11 +105,9 @@ pub fn for_each_logits(
     visit: &mut dyn FnMut(u32, &[f32]),
 ) -> Result<(), EvalError> {
     check_batch(model, batch)?;
-    let ids: Vec<i32> = batch.inputs.iter().map(|id| id.cast_signed()).collect();
-    let data = TensorData::new(ids, [batch.batch, batch.seq]);
-    let tokens = Tensor::<2, Int>::from_data(data, &model.device());
-    let mut ctx = batch_context(ForwardContext::inference(), batch, &model.device());
-    let logits = model.forward(tokens, &mut ctx);
+    let device = model.device();
+    let mut ctx = batch_context(ForwardContext::inference(), batch, &device);
+    let logits = model.forward(batch_tokens(batch, &device), &mut ctx);
     let logits = weights::to_f32_vec(logits.into_data());
     let rows = logits.chunks_exact(model.config().vocab_size);
     for (target, logits) in batch.targets.iter().zip(rows) {

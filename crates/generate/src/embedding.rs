@@ -63,7 +63,7 @@ impl TextGenerator {
         if pooling == Pooling::First && config.architecture != Architecture::Encoder {
             return Err(GenerateError::Unsupported {
                 problem: format!(
-                    "the first token of a model of architecture \"{}\" does not see the rest of the text",
+                    "the first token of a model of architecture \"{}\" does not stand for the whole text",
                     config.architecture
                 ),
                 hint: "use the mean over all tokens",
@@ -108,11 +108,15 @@ impl TextGenerator {
         weights::to_f32_vec(self.model().hidden_states(tokens, ctx).into_data())
     }
 
-    /// A forward pass over a whole text of `len` tokens, which see each other in both directions in an encoder.
+    /// A forward pass over a whole text of `len` tokens, which see each other in both directions in an encoder and, as a
+    /// prefix, in a prefix model.
     pub(crate) fn whole_context(&self, len: usize) -> ForwardContext<'static> {
         let ctx = ForwardContext::inference();
         match self.model().config().architecture {
             Architecture::Encoder => ctx.with_mask(AttentionMask::bidirectional(vec![len], len)),
+            Architecture::Prefix => {
+                ctx.with_mask(AttentionMask::causal(vec![0], len).with_prefix(vec![len]))
+            }
             _ => ctx,
         }
     }
@@ -190,7 +194,7 @@ mod tests {
         assert!(error(&[], Pooling::Mean).contains("is empty"));
         assert!(error(&[77], Pooling::Mean).contains("contains token 77"));
         assert!(error(&[1; 9], Pooling::Mean).contains("9 tokens"));
-        assert!(error(&[1], Pooling::First).contains("does not see the rest"));
+        assert!(error(&[1], Pooling::First).contains("does not stand for"));
     }
 
     #[test]
@@ -200,6 +204,17 @@ mod tests {
         assert_ne!(embed(&[0, 1, 2]), embed(&[0, 1, 3]));
         let norm: f32 = embed(&[0, 1, 2]).iter().map(|x| x * x).sum();
         assert!((norm - 1.0).abs() < 1e-5);
+    }
+
+    #[test]
+    fn the_text_of_an_embedding_is_a_prefix_of_a_prefix_model() {
+        let first = |architecture, last| {
+            let hidden = generator(architecture).hidden_states(&[0, 1, last]);
+            hidden[..8].to_vec()
+        };
+        let (prefix, causal) = (Architecture::Prefix, Architecture::Decoder);
+        assert_ne!(first(prefix, 2), first(prefix, 3));
+        assert_eq!(first(causal, 2), first(causal, 3));
     }
 
     #[test]

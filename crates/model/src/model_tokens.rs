@@ -159,7 +159,13 @@ impl ModelTokens {
     /// BOS token, otherwise the EOS token. `tokenizer_eos`: the EOS token of the tokenizer.
     pub fn start_id(&self, tokenizer_eos: Option<u32>) -> Option<u32> {
         let first = self.prefix().first().copied().or(self.bos_id);
-        first.or(tokenizer_eos).or(self.eos_ids.first().copied())
+        first.or(self.end_id(tokenizer_eos))
+    }
+
+    /// The token that ends a text which is generated: the EOS token of the tokenizer, otherwise the first one that the
+    /// model declares.
+    pub fn end_id(&self, tokenizer_eos: Option<u32>) -> Option<u32> {
+        tokenizer_eos.or(self.eos_ids.first().copied())
     }
 }
 
@@ -179,6 +185,10 @@ mod tests {
         assert_eq!(tokens.roles(), None);
         assert_eq!(tokens.with_prefix(vec![1, 5]), [1, 5]);
         assert_eq!(tokens.with_prefix(vec![5]), [1, 5]);
+        assert_eq!(
+            (tokens.end_id(None), tokens.end_id(Some(3))),
+            (Some(7), Some(3))
+        );
     }
 
     #[test]

@@ -337,7 +337,7 @@ impl Transformer {
         targets: &[u32],
         ctx: &mut ForwardContext<'_, P>,
     ) -> Tensor<1> {
-        let hidden = self.hidden_states(tokens, ctx);
+        let hidden = self.transformed(self.hidden_states(tokens, ctx));
         nextword_kernels::cross_entropy_per_sequence(hidden, self.output_layer(), targets)
     }
 
@@ -348,7 +348,7 @@ impl Transformer {
         targets: &[u32],
         ctx: &mut ForwardContext<'_, P>,
     ) -> Tensor<1> {
-        let hidden = self.apply_final_norm(x, ctx);
+        let hidden = self.transformed(self.apply_final_norm(x, ctx));
         nextword_kernels::cross_entropy_per_sequence(hidden, self.output_layer(), targets)
     }
 
@@ -372,11 +372,15 @@ impl Transformer {
         if ctx.is_probed() {
             self.logits(hidden.clone(), ctx);
         }
-        let hidden = match &self.head_transform {
+        nextword_kernels::cross_entropy_sum(self.transformed(hidden), self.output_layer(), targets)
+    }
+
+    /// The input of the output layer's product.
+    fn transformed(&self, hidden: Tensor<3>) -> Tensor<3> {
+        match &self.head_transform {
             Some(transform) => transform.forward(hidden),
             None => hidden,
-        };
-        nextword_kernels::cross_entropy_sum(hidden, self.output_layer(), targets)
+        }
     }
 
     /// The output layer's weight, if it is quantized.

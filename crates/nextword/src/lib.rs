@@ -1,4 +1,4 @@
-//! Train, run and explain decoder-only Transformers, in Rust on [Burn](https://burn.dev).
+//! Train, run and explain Transformers, in Rust on [Burn](https://burn.dev).
 //!
 //! Three things that people do, each in one call:
 //!

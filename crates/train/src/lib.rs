@@ -1,4 +1,4 @@
-//! Training decoder-only Transformers: the training loop and its parts.
+//! Training Transformers: the training loop and its parts.
 //!
 //! | to change | open |
 //! |---|---|

@@ -164,10 +164,13 @@ impl BaseConfig {
                 let batches = conversations
                     .as_ref()
                     .map_or(batches, Conversations::batches);
-                if config.preferences.is_some() {
-                    Loader::from_pairs(train.clone(), batches)?
-                } else {
-                    Loader::from_samples(train.clone(), batches)?
+                match config.preferences {
+                    Some(settings) if settings.loss.is_pairwise() => {
+                        Loader::from_pairs(train.clone(), batches)?
+                    }
+                    // Mismatched completions are not trained.
+                    Some(_) => Loader::from_pairs(train.clone(), batches)?.with_first_trained(),
+                    None => Loader::from_samples(train.clone(), batches)?,
                 }
             }
             (None, None) => Loader::new(dataset.train.clone(), batches)?,

@@ -59,6 +59,16 @@ impl Task {
                 "remove it; only decoders can be trained on both parts",
             ));
         }
+        let predicts_texts = matches!(architecture, Architecture::Decoder | Architecture::Prefix);
+        if !config.validation.also.is_empty() && !predicts_texts {
+            return Err(TrainError::config(
+                "validation.also",
+                format!(
+                    "a model of architecture \"{architecture}\" does not predict the next tokens of texts"
+                ),
+                "remove it",
+            ));
+        }
         match architecture {
             Architecture::Encoder if data.has_pairs() || data.has_conversations() => {
                 Err(TrainError::config(
@@ -135,6 +145,7 @@ mod tests {
     use nextword_data::Builtin;
 
     use super::*;
+    use crate::OtherText;
 
     fn config(architecture: Architecture, has_pairs: bool) -> RunConfig {
         let mut config = RunConfig::default();
@@ -174,6 +185,17 @@ mod tests {
         let mut masked = config(Architecture::Decoder, false);
         masked.data.masked = Some(MaskedConfig::default());
         assert!(error(&masked).contains("data.masked"));
+        for (architecture, has_pairs) in [
+            (Architecture::Encoder, false),
+            (Architecture::EncoderDecoder, true),
+        ] {
+            let mut also = config(architecture, has_pairs);
+            also.validation.also = vec![OtherText {
+                name: "general".to_string(),
+                path: "text.txt".into(),
+            }];
+            assert!(error(&also).contains("validation.also"));
+        }
     }
 
     #[test]

@@ -32,10 +32,7 @@ pub struct ValidationConfig {
     pub patience: u64,
     /// Other texts whose loss is computed before the first step and at each validation, to see what the model forgets: a
     /// table or a list of tables.
-    #[serde(
-        deserialize_with = "one_or_several",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(deserialize_with = "texts", skip_serializing_if = "Vec::is_empty")]
     pub also: Vec<OtherText>,
 }
 
@@ -50,20 +47,9 @@ pub struct OtherText {
 }
 
 /// Reads a table or a list of tables.
-fn one_or_several<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<OtherText>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(
-        untagged,
-        expecting = "a table such as { name = \"general\", path = \"text.txt\" }, or a list of them"
-    )]
-    enum Texts {
-        One(OtherText),
-        Several(Vec<OtherText>),
-    }
-    Ok(match Texts::deserialize(deserializer)? {
-        Texts::One(text) => vec![text],
-        Texts::Several(texts) => texts,
-    })
+fn texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<OtherText>, D::Error> {
+    let expected = "a table such as { name = \"general\", path = \"text.txt\" }, or a list of them";
+    nextword_data::one_or_several(deserializer, expected)
 }
 
 impl ValidationConfig {

@@ -72,8 +72,8 @@ impl Samples {
         file.commit().map_err(failed)
     }
 
-    /// Opens a file that [`write`](Self::write) made, which does not have the layout. Checks header, sizes and tables; ids are checked when they are
-    /// read.
+    /// Opens a file that [`write`](Self::write) made. The layout is not stored; set it with
+    /// [`with_layout`](Self::with_layout). Checks header, sizes and tables; ids are checked when they are read.
     ///
     /// # Errors
     /// [`DataError::Missing`], [`DataError::Read`]; [`DataError::Shard`] if the file is damaged.

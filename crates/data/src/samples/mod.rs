@@ -22,7 +22,7 @@ use crate::error::DataError;
 
 /// Rows of a batch are padded to a multiple of this many tokens: few lengths mean few buffers of new sizes, and on a
 /// GPU few programs.
-const LENGTH_MULTIPLE: usize = 32;
+pub const LENGTH_MULTIPLE: usize = 32;
 
 /// Number of values hashed or written at a time.
 const CHUNK: usize = 16 << 10;

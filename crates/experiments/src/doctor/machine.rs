@@ -1,10 +1,10 @@
 //! Checks of a device: the same model computes the same on it as on another one, in every way of computing it.
 
 use burn::module::Module;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor};
 use nextword_base::CounterRng;
 use nextword_data::{EvalWindows, Packing, TokenBatch, Tokens};
-use nextword_eval::EvalError;
+use nextword_eval::{EvalError, batch_tokens};
 use nextword_model::{
     ForwardContext, InitConfig, KvCache, ModelConfig, Transformer, presets, resident_memory,
     weights,
@@ -119,8 +119,8 @@ pub fn check_device(
     let init = |device: &Device| config.init(device, 1).map_err(TrainError::from);
     let (model, expected) = (init(device)?, init(reference)?);
     let batch = batches(0, ROWS)?;
-    let whole = logits(&model, &batch.inputs, ROWS);
-    let reference_logits = logits(&expected, &batch.inputs, ROWS);
+    let whole = logits(&model, batch_tokens(&batch, device));
+    let reference_logits = logits(&expected, batch_tokens(&batch, reference));
     let (loss, gradients) = loss_and_gradients(model.clone(), std::slice::from_ref(&batch));
     let (expected_loss, expected_gradients) =
         loss_and_gradients(expected, std::slice::from_ref(&batch));
@@ -170,24 +170,19 @@ fn batches(first: usize, last: usize) -> Result<TokenBatch, ExperimentError> {
     Ok(windows.batch(first..last).map_err(EvalError::from)?)
 }
 
-fn tokens(model: &Transformer, ids: &[u32], rows: usize) -> Tensor<2, Int> {
-    let values: Vec<i32> = ids.iter().map(|id| id.cast_signed()).collect();
-    let data = TensorData::new(values, [rows, ids.len() / rows]);
-    Tensor::from_data(data, &model.device())
-}
-
-fn logits(model: &Transformer, ids: &[u32], rows: usize) -> Vec<f32> {
-    let logits = model.forward(tokens(model, ids, rows), &mut ForwardContext::inference());
+fn logits(model: &Transformer, tokens: Tensor<2, Int>) -> Vec<f32> {
+    let logits = model.forward(tokens, &mut ForwardContext::inference());
     weights::to_f32_vec(logits.into_data())
 }
 
 /// The logits of each row, computed one token at a time.
 fn cached_logits(model: &Transformer, batch: &TokenBatch) -> Vec<f32> {
+    let tokens = batch_tokens(batch, &model.device());
     let mut all = Vec::new();
-    for row in batch.inputs.chunks(batch.seq) {
+    for row in tokens.split(1, 0) {
         let mut cache = KvCache::new(model.config(), 1, &model.device());
-        for id in row {
-            let logits = model.forward_cached(tokens(model, &[*id], 1), &mut cache, &[0]);
+        for token in row.split(1, 1) {
+            let logits = model.forward_cached(token, &mut cache, &[0]);
             all.extend(weights::to_f32_vec(logits.into_data()));
         }
     }
@@ -196,8 +191,10 @@ fn cached_logits(model: &Transformer, batch: &TokenBatch) -> Vec<f32> {
 
 /// The logits of each row, computed alone.
 fn single_logits(model: &Transformer, batch: &TokenBatch) -> Vec<f32> {
-    let rows = batch.inputs.chunks(batch.seq);
-    rows.flat_map(|row| logits(model, row, 1)).collect()
+    let rows = batch_tokens(batch, &model.device()).split(1, 0);
+    rows.into_iter()
+        .flat_map(|row| logits(model, row))
+        .collect()
 }
 
 fn loss_and_gradients(model: Transformer, batches: &[TokenBatch]) -> (f32, Vec<f32>) {

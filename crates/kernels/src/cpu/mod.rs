@@ -1,4 +1,4 @@
-//! CPU kernels for training and running decoder-only Transformers.
+//! CPU kernels for training and running Transformers.
 //!
 //! All kernels work on plain f32 slices, use all cores, and give bitwise identical results for any
 //! number of threads.

@@ -135,3 +135,39 @@ impl HeadTransform {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use burn::tensor::Tensor;
+
+    use crate::{Architecture, ForwardContext, InitConfig, ModelConfig, NoProbe, weights};
+
+    #[test]
+    fn losses_of_sequences_are_those_after_the_head_transform() {
+        let device = burn::tensor::Device::flex();
+        let config = ModelConfig {
+            architecture: Architecture::Encoder,
+            head_transform: true,
+            vocab_size: 11,
+            context_length: 4,
+            n_layers: 1,
+            n_heads: 2,
+            d_model: 8,
+            init: InitConfig {
+                std: 0.4,
+                scale_output: false,
+            },
+            ..ModelConfig::default()
+        };
+        let model = config.init(&device, 5).unwrap();
+        let ctx = || ForwardContext::<NoProbe>::inference();
+        let tokens = Tensor::from_ints([[1, 2, 3], [4, 5, 6]], &device);
+        let targets = [7, 8, 9, 1, 2, 3];
+        let each = model.sequence_losses(tokens.clone(), &targets, &mut ctx());
+        let each: f32 = weights::to_f32_vec(each.into_data()).iter().sum();
+        let sum = model.loss_sum(tokens, &targets, &mut ctx());
+        let sum = weights::to_f32_vec(sum.into_data())[0];
+        assert!((each - sum).abs() < 1e-3, "{each} {sum}");
+    }
+}

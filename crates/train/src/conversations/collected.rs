@@ -24,8 +24,14 @@ pub(super) struct Collected {
     eos_ids: BTreeSet<u32>,
 }
 
+/// Why a record is left out whose sample [`SamplesBuilder::push`] refuses.
+const NO_TARGET: &str =
+    "with an empty prompt and a completion of one token, which nothing predicts";
+
 /// A record: those of its samples that can be trained, each with what it was made of.
 pub(super) struct EncodedRecord {
+    /// Where it is.
+    pub(super) place: String,
     /// Decides on the split.
     pub(super) key: u64,
     pub(super) samples: Vec<(Arc<Example>, Fitted)>,
@@ -73,6 +79,7 @@ impl Collected {
             }
         }
         self.records.push(EncodedRecord {
+            place,
             key,
             samples,
             is_good: false,
@@ -110,6 +117,10 @@ impl Collected {
         place: &str,
     ) -> Result<Option<Fitted>, TrainError> {
         match fit(sample, self.max_length, self.too_long) {
+            Ok(fitted) if !fitted.has_target() => {
+                self.report.leave_out(NO_TARGET, place);
+                Ok(None)
+            }
             Ok(fitted) => {
                 if fitted.is_cut {
                     self.report.leave_out("cut to fit into a sequence", place);
@@ -156,7 +167,7 @@ impl Collected {
         let is_rated = loss.is_some_and(|loss| !loss.is_pairwise());
         if is_rated {
             for records in &mut sides {
-                add_mismatched(records, self.max_length);
+                add_mismatched(records, self.max_length, &mut report);
             }
         }
         report.train = sides[0].len();
@@ -189,20 +200,30 @@ impl Collected {
     }
 }
 
-/// Adds to each rated completion its prompt with the completion of another record.
-fn add_mismatched(records: &mut [EncodedRecord], max_length: usize) {
+/// Adds to each rated completion its prompt with the completion of another record. Records for which nothing predicts
+/// that completion are left out.
+fn add_mismatched(
+    records: &mut Vec<EncodedRecord>,
+    max_length: usize,
+    report: &mut ConversationReport,
+) {
     let completions: Vec<&Fitted> = records
         .iter()
         .filter_map(|record| record.samples.first())
         .map(|(_, fitted)| fitted)
         .collect();
     let added = mismatched(&completions, max_length);
-    for (record, sample) in records.iter_mut().zip(added) {
+    for (mut record, sample) in std::mem::take(records).into_iter().zip(added) {
+        if !sample.has_target() {
+            report.leave_out(NO_TARGET, &record.place);
+            continue;
+        }
         let example = record.samples.first();
         let example = example.map(|(example, _)| Arc::clone(example));
         record
             .samples
             .extend(example.map(|example| (example, sample)));
+        records.push(record);
     }
 }
 
@@ -234,5 +255,39 @@ fn note_unknown(sample: &TokenSample, known: &mut Vec<String>) {
         if known.len() < MAX_UNKNOWN && !known.contains(text) {
             known.push(text.clone());
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use nextword_chat::Conversation;
+
+    use super::*;
+
+    #[test]
+    fn records_are_left_out_if_nothing_predicts_their_mismatched_completion() {
+        let record = |prompt: &[u32], completion: &[u32], place: &str| {
+            let ids = [prompt, completion].concat();
+            let fitted = Fitted {
+                trained: std::iter::once(prompt.len()..ids.len()).collect(),
+                prompt_ends: vec![prompt.len()],
+                ids,
+                is_cut: false,
+            };
+            let example = Example::Conversation(Conversation::new(Vec::new()));
+            EncodedRecord {
+                place: place.to_string(),
+                key: 0,
+                samples: vec![(Arc::new(example), fitted)],
+                is_good: true,
+            }
+        };
+        let mut records = vec![record(&[], &[7, 8], "first"), record(&[1], &[9], "second")];
+        let mut report = ConversationReport::default();
+        add_mismatched(&mut records, 9, &mut report);
+        // The first would have an empty prompt and the one token of the second.
+        assert_eq!(report.left_out[NO_TARGET].places, ["first"]);
+        assert_eq!(samples(&records).unwrap().len(), 2);
     }
 }

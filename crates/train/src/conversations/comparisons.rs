@@ -60,13 +60,13 @@ impl Collected {
                 self.report.pairs += 1;
                 let is_longer = trained_count(chosen) > trained_count(rejected);
                 self.report.longer_chosen += usize::from(is_longer);
-                self.push_comparison(samples, true);
+                self.push_comparison(place, samples, true);
             }
             return Ok(());
         }
         for sample in samples {
             let (_, _, is_good) = sample;
-            self.push_comparison(vec![sample], is_good);
+            self.push_comparison(place.clone(), vec![sample], is_good);
         }
         Ok(())
     }
@@ -90,13 +90,19 @@ impl Collected {
     }
 
     /// Adds a record. Records with the same prompt are in the same split.
-    fn push_comparison(&mut self, samples: Vec<(Arc<Example>, Fitted, bool)>, is_good: bool) {
+    fn push_comparison(
+        &mut self,
+        place: String,
+        samples: Vec<(Arc<Example>, Fitted, bool)>,
+        is_good: bool,
+    ) {
         let prompt = samples
             .first()
             .map(|(_, fitted, _)| fitted.prompt().to_vec());
         let key = split::content_key(self.split_seed, prompt);
         let samples = samples.into_iter();
         self.records.push(EncodedRecord {
+            place,
             key,
             samples: samples
                 .map(|(example, fitted, _)| (example, fitted))

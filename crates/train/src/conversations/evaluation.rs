@@ -2,14 +2,11 @@
 
 use std::sync::Arc;
 
-use nextword_data::{DataConfig, EvalWindows, Tokenizer};
+use nextword_data::{DataConfig, EvalWindows, LENGTH_MULTIPLE, Tokenizer};
 use nextword_model::ModelCard;
 
 use super::{ChatModel, Conversations};
 use crate::{RunConfig, TrainError};
-
-/// Rows are padded to a multiple of this many tokens.
-const LENGTH_MULTIPLE: usize = 32;
 
 /// Conversations as a model reads them, to evaluate it.
 #[derive(Debug)]

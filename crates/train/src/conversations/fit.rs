@@ -17,6 +17,11 @@ pub(super) struct Fitted {
 }
 
 impl Fitted {
+    /// Whether a trained token has another one before it, which predicts it.
+    pub(super) fn has_target(&self) -> bool {
+        self.trained.iter().any(|span| span.end > span.start.max(1))
+    }
+
     /// The ids before the first trained one.
     pub(super) fn prompt(&self) -> &[u32] {
         let start = self.trained.first().map_or(0, |span| span.start);

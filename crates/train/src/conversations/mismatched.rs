@@ -83,6 +83,15 @@ mod tests {
     }
 
     #[test]
+    fn nothing_predicts_one_token_after_an_empty_prompt() {
+        let all = [fitted(&[], &[7, 8]), fitted(&[1], &[9])];
+        let found = mismatched(&all.iter().collect::<Vec<_>>(), 9);
+        assert_eq!(found[0].ids, [9]);
+        let have_target = [&found[0], &found[1], &all[0], &all[1]].map(Fitted::has_target);
+        assert_eq!(have_target, [false, true, true, true]);
+    }
+
+    #[test]
     fn equal_prompts_keep_their_completions() {
         let all = [fitted(&[1], &[7]), fitted(&[1], &[8])];
         let found = mismatched(&all.iter().collect::<Vec<_>>(), 9);

@@ -28,7 +28,8 @@ pub struct RowUse {
 }
 
 impl Conversations {
-    /// How full the rows of the training batches are, as configured, and with the other setting of `data.packing`.
+    /// How full the rows of the training batches are, as configured, and with the other setting of `data.packing`. `None`
+    /// for preferences, whose samples do not share rows.
     ///
     /// # Errors
     /// [`TrainError::Data`] for a batch that is too large.
@@ -52,20 +53,23 @@ impl Conversations {
     /// "#;
     /// let config = parse_config(text, Path::new("chat.toml"), &[])?;
     /// let conversations = prepare_conversations(config)?.unwrap();
-    /// let report = conversations.row_report()?;
+    /// let report = conversations.row_report()?.unwrap();
     /// assert!(report.is_packed && report.packed.rows < report.unpacked.rows);
     /// assert!((0.0..0.5).contains(&report.packed.padding));
     /// # Ok(())
     /// # }
     /// ```
-    pub fn row_report(&self) -> Result<RowReport, TrainError> {
+    pub fn row_report(&self) -> Result<Option<RowReport>, TrainError> {
+        if self.loss.is_some() {
+            return Ok(None);
+        }
         let config = self.batches;
-        Ok(RowReport {
+        Ok(Some(RowReport {
             is_packed: config.packing == Packing::Samples,
             length: config.context_length,
             unpacked: row_use(&self.train, config, Packing::default())?,
             packed: row_use(&self.train, config, Packing::Samples)?,
-        })
+        }))
     }
 }
 

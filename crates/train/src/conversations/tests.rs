@@ -98,6 +98,31 @@ fn prompts_are_those_of_messages_and_not_of_their_trained_parts() {
 }
 
 #[test]
+fn conversations_are_not_read_for_an_encoder() {
+    let (_folder, config) = config(&exchanges(2), "model.architecture = 'encoder'");
+    let error = prepare_conversations(config).unwrap_err().to_string();
+    assert!(error.contains("an encoder learns from texts"), "{error}");
+}
+
+#[test]
+fn mismatched_completions_are_no_targets_of_a_step() {
+    let pair = |i| json!({"prompt": format!("Say {i}"), "chosen": "yes", "rejected": "not"});
+    let lines: Vec<_> = (0..8).map(pair).collect();
+    for (loss, trained) in [("kto", 1), ("dpo", 2)] {
+        let (_folder, config) = config(&lines, &format!("[preferences]\nloss = '{loss}'"));
+        let run = prepare_run(config.clone()).unwrap();
+        let read = read(config);
+        assert_eq!(read.row_report().unwrap(), None);
+        // All completions have the same length.
+        let targets = trained * read.train.trained_in(0) * run.loader.sequences_per_step();
+        assert!(
+            (run.loader.targets_per_step() - targets as f64).abs() < 1e-9,
+            "{loss}"
+        );
+    }
+}
+
+#[test]
 fn the_split_depends_on_the_content_and_not_on_the_order() {
     let mut lines = exchanges(60);
     let (_folder, forward) = config(&lines, "data.split.validation = 0.2");

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use nextword_base::count;
 use nextword_data::{
-    Dataset, LossOn, Pair, SampleLayout, Samples, SamplesBuilder, Tokenizer, TokenizerConfig,
-    Tokens, special_token,
+    Dataset, LENGTH_MULTIPLE, LossOn, Pair, SampleLayout, Samples, SamplesBuilder, Tokenizer,
+    TokenizerConfig, Tokens, special_token,
 };
 use nextword_model::ModelTokens;
 use serde::Serialize;
@@ -20,9 +20,6 @@ use crate::{RunConfig, TrainError};
 
 /// Where the source belongs in the prompt template.
 const PLACEHOLDER: &str = "{prompt}";
-
-/// Rows are padded to a multiple of this many tokens.
-const LENGTH_MULTIPLE: usize = 32;
 
 /// Maximum number of examples in a report.
 const MAX_EXAMPLES: usize = 5;
@@ -244,8 +241,7 @@ impl Pairs {
 impl PairFormat<'_> {
     /// The token that ends a target.
     fn eos(&self) -> Result<u32, TrainError> {
-        let eos = self.tokenizer.special_tokens().eos;
-        let eos = eos.or(self.special.eos_ids.first().copied());
+        let eos = self.special.end_id(self.tokenizer.special_tokens().eos);
         eos.ok_or_else(|| {
             TrainError::config(
                 "data.tokenizer.eos",

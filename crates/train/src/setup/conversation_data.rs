@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use nextword_data::{DataConfig, Dataset};
+use nextword_data::{DataConfig, Dataset, LENGTH_MULTIPLE};
 
 use super::batches::loader_config;
 use super::model_parts::{ModelParts, model_tokens};
 use super::source_model::{SourceModel, apply_base_model};
 use crate::conversations::{ChatModel, Conversations, dataset_without_tokens};
+use crate::task::Task;
 use crate::tokenizer_choice::use_declared_eos;
 use crate::{RunConfig, TrainError};
 
@@ -21,6 +22,7 @@ pub fn prepare_conversations(mut config: RunConfig) -> Result<Option<Conversatio
         use_declared_eos(&mut config.data.tokenizer);
     }
     let source = apply_base_model(&mut config)?;
+    Task::of(&config)?.complete(&mut config);
     config.validate()?;
     config.validate_sequence_length()?;
     config.data.validate()?;
@@ -59,9 +61,6 @@ pub(super) fn read_conversations(
     let batches = loader_config(config, &*dataset.tokenizer);
     Ok(Some(conversations.with_batches(batches)))
 }
-
-/// Rows of conversations are padded to a multiple of this many tokens.
-const LENGTH_MULTIPLE: usize = 32;
 
 /// `config` for a dataset that is given: its own data is not read.
 pub(super) fn without_conversations(mut config: RunConfig) -> RunConfig {

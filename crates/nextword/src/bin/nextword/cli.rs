@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands;
 
-/// Train, run and explain decoder-only Transformers.
+/// Train, run and explain Transformers.
 #[derive(Debug, Parser)]
 #[command(
     name = "nextword",

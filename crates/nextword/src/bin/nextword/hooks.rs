@@ -59,7 +59,7 @@ impl Hooks for TrainingHooks {
         tokenizer: &Arc<dyn Tokenizer>,
         request: &CompletionRequest<'_>,
     ) -> Result<Option<Completion>, TrainError> {
-        let eos = tokenizer.special_tokens().eos;
+        let eos = request.special.end_id(tokenizer.special_tokens().eos);
         let (stop_ids, start_id) = (request.special.stop_ids(eos), request.special.start_id(eos));
         complete(
             model,

@@ -1,4 +1,4 @@
-//! `nextword`: train, run and explain decoder-only Transformers from the terminal.
+//! `nextword`: train, run and explain Transformers from the terminal.
 //!
 //! Results go to standard output, everything else to standard error. For exit codes, see [`exit`].
 

@@ -87,7 +87,7 @@ pub(crate) fn run(args: &PreviewArgs) -> anyhow::Result<()> {
         output::print_line("")?;
     }
     let mut lines = summary_lines(&conversations);
-    lines.push(row_line(&conversations.row_report()?));
+    lines.extend(conversations.row_report()?.as_ref().map(row_line));
     lines.iter().try_for_each(|line| output::print_line(line))
 }
 
@@ -288,7 +288,9 @@ fn print_json(conversations: &Conversations, shown: Range<usize>) -> anyhow::Res
     summary["samples"] = json!(samples.len());
     summary["tokens"] = numbers(Samples::tokens_in);
     summary["trained"] = numbers(Samples::trained_in);
-    summary["rows"] = row_json(&conversations.row_report()?);
+    if let Some(report) = conversations.row_report()? {
+        summary["rows"] = row_json(&report);
+    }
     output::print_json(&summary)?;
     for index in shown {
         let sample = samples.sample(index)?;

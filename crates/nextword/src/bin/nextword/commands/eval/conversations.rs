@@ -5,6 +5,7 @@ use std::time::Instant;
 use nextword_data::DataConfig;
 use nextword_eval::{LossReport, evaluate};
 use nextword_generate::TextGenerator;
+use nextword_model::Architecture;
 use nextword_train::{CompletionReport, ConversationSet, check_completions};
 use serde_json::json;
 
@@ -18,6 +19,8 @@ use crate::{models, output};
 /// those messages.
 pub(super) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let dir = args.base.open(&args.model, args.last)?;
+    dir.config
+        .require(&[Architecture::Decoder], "complete conversations")?;
     let data = DataConfig {
         conversations: args.conversations.clone(),
         chat_template: args.chat_template.clone(),
