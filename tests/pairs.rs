@@ -3,8 +3,9 @@
 
 use std::fs;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::serving::Server;
 use crate::test_dir::{BAD_FILE, TestDir, USAGE};
 use crate::util::{sha256, stderr};
 
@@ -257,6 +258,12 @@ fn blanks_are_filled_and_texts_are_embedded() {
         BAD_FILE,
         "no.txt",
     );
+
+    let server = Server::start(&dir.path("runs/blanks"), &[]);
+    let (status, _, text) = server.post("/v1/completions", &json!({"prompt": "Once"}));
+    assert!(status == 400 && text.contains("/v1/embeddings"), "{text}");
+    let (status, ..) = server.post("/v1/embeddings", &json!({"input": "a fox"}));
+    assert_eq!(status, 200);
 }
 
 #[test]

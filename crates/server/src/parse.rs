@@ -6,7 +6,7 @@ use std::sync::Arc;
 use nextword_chat::{ChatError, RenderOptions, Role};
 use nextword_data::Encoding;
 use nextword_generate::{BatchRequest, TextOptions, max_prompt_len, truncate_left};
-use nextword_model::RowAdapter;
+use nextword_model::{Architecture, RowAdapter};
 use serde_json::Value;
 
 use crate::api_error::ApiError;
@@ -78,11 +78,26 @@ impl Prompt {
     }
 }
 
+/// Rejects models that do not continue text.
+fn check_architecture(model: &Model) -> Result<(), ApiError> {
+    match model.config().architecture {
+        Architecture::Decoder => Ok(()),
+        other => Err(ApiError::invalid_field(
+            "model",
+            format!(
+                "`{}` does not continue text, because its architecture is `{other}`; hint: use /v1/embeddings",
+                model.name
+            ),
+        )),
+    }
+}
+
 /// Parses the body of `/v1/completions`.
 pub(crate) fn completion(
     model: Arc<Model>,
     params: &mut Params<'_>,
 ) -> Result<ParsedRequest, ApiError> {
+    check_architecture(&model)?;
     params.reject(&["suffix"])?;
     let common = CommonParams::parse(params, model.config().vocab_size)?;
     let echo = params.flag("echo")?;
@@ -107,6 +122,7 @@ pub(crate) fn completion(
 
 /// Parses the body of `/v1/chat/completions`.
 pub(crate) fn chat(model: Arc<Model>, params: &mut Params<'_>) -> Result<ParsedRequest, ApiError> {
+    check_architecture(&model)?;
     params.reject(&["functions", "audio", "prediction", "web_search_options"])?;
     if let Some(format) = params.get("response_format")
         && format.get("type").and_then(Value::as_str) != Some("text")
