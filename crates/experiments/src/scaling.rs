@@ -163,7 +163,9 @@ impl MeasuredSize {
 
     /// Tokens that may be trained on before the text is repeated too often.
     fn max_tokens(&self) -> f64 {
-        MAX_EPOCHS * self.plan.data.train_tokens as f64
+        let loader = &self.setup.loader;
+        let steps = loader.sequences_per_epoch() as f64 / loader.sequences_per_step() as f64;
+        MAX_EPOCHS * steps * loader.targets_per_step()
     }
 }
 
