@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use nextword_server::RunSource;
@@ -128,7 +128,19 @@ fn read_lines(path: &Path, offset: u64) -> std::io::Result<(Vec<Value>, u64)> {
     };
     file.seek(SeekFrom::Start(offset))?;
     let mut bytes = Vec::new();
-    file.take(MAX_BYTES).read_to_end(&mut bytes)?;
+    (&mut file).take(MAX_BYTES).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 == MAX_BYTES && !bytes.contains(&b'\n') {
+        // No metrics: the line is skipped once it is complete.
+        let mut rest = Vec::new();
+        BufReader::new(file).read_until(b'\n', &mut rest)?;
+        let is_complete = rest.ends_with(b"\n");
+        let skipped = if is_complete {
+            MAX_BYTES + rest.len() as u64
+        } else {
+            0
+        };
+        return Ok((Vec::new(), offset + skipped));
+    }
     let end = bytes
         .iter()
         .rposition(|byte| *byte == b'\n')
@@ -169,6 +181,19 @@ mod tests {
         assert_eq!(found.len(), 2, "{found:?}");
         assert!(found[0].0.ends_with("a/x") && found[1].0.ends_with("b/x"));
         assert!(runs.run(&found[1].0, 0).is_some());
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_skipped() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("metrics.jsonl");
+        let long = "x".repeat(MAX_BYTES as usize + 5);
+        fs::write(&file, &long).unwrap();
+        assert_eq!(read_lines(&file, 0).unwrap(), (vec![], 0));
+        fs::write(&file, format!("{long}\n{{\"step\":2}}\n")).unwrap();
+        let (lines, offset) = read_lines(&file, 0).unwrap();
+        assert_eq!((lines.len(), offset), (0, MAX_BYTES + 6));
+        assert_eq!(read_lines(&file, offset).unwrap().0, [json!({"step": 2})]);
     }
 
     #[test]
