@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use nextword_base::PathError;
 use nextword_eval::EvalError;
 use nextword_train::TrainError;
+use nextword_train::plan::MemoryShortage;
 
 /// Every error of the experiments crate.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +48,10 @@ pub enum ExperimentError {
         /// How it ended.
         problem: String,
     },
+
+    /// A run that does not fit into memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryShortage),
 
     /// A file that cannot be read or written.
     #[error(transparent)]

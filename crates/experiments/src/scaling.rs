@@ -122,6 +122,9 @@ pub fn plan_for_minutes(
     // A small size measures quickly what the machine can do.
     let mut chosen = 2;
     let mut current = at_size(SIZES[chosen])?;
+    if let Some(shortage) = current.plan.memory_shortage() {
+        return Err(ExperimentError::Memory(shortage));
+    }
     let mut limit = SizeLimit::Largest;
     for _ in 1..MAX_MEASUREMENTS {
         let (next, why) = largest_size(config, &current, seconds);
@@ -160,7 +163,9 @@ impl MeasuredSize {
 
     /// Tokens that may be trained on before the text is repeated too often.
     fn max_tokens(&self) -> f64 {
-        MAX_EPOCHS * self.plan.data.train_tokens as f64
+        let loader = &self.setup.loader;
+        let steps = loader.sequences_per_epoch() as f64 / loader.sequences_per_step() as f64;
+        MAX_EPOCHS * steps * loader.targets_per_step()
     }
 }
 
@@ -202,6 +207,8 @@ fn resized(model: &ModelConfig, layers: usize, width: usize) -> ModelConfig {
         head_dim: None,
         d_model: width,
         d_ff: None,
+        n_encoder_layers: None,
+        score_width: None,
         ..model.clone()
     }
 }
@@ -246,12 +253,7 @@ fn finish(
     config.schedule.warmup_steps = config.schedule.warmup_steps.min(steps / 10);
     config.validate()?;
     // The cost of the run as it is now.
-    let setup = RunSetup::from_dataset_on(
-        config.clone(),
-        size.setup.dataset.clone(),
-        &size.setup.device,
-    );
-    let mut plan = setup.map_or_else(|_| size.plan.clone(), |setup| Plan::estimate(&setup));
+    let mut plan = Plan::estimate(&prepare_run(config.clone())?);
     plan.measured = size.plan.measured.map(|mut speed| {
         speed.training_seconds = steps as f64 * per_step / size.tokens_per_second();
         speed.validation_seconds = validation;
@@ -296,6 +298,20 @@ mod tests {
             let counts = models.map(|model| model.parameter_counts().total());
             assert!(counts.is_sorted_by(|a, b| a < b), "{counts:?}");
         }
+    }
+
+    #[test]
+    fn sizes_that_depend_on_the_width_are_not_kept() {
+        let model = ModelConfig {
+            n_encoder_layers: Some(7),
+            score_width: Some(256.0),
+            ..presets::llama_like(99)
+        };
+        let resized = resized(&model, 4, 128);
+        assert_eq!(
+            (resized.n_encoder_layers, resized.score_width),
+            (None, None)
+        );
     }
 
     #[test]

@@ -123,11 +123,13 @@ function visibleSeries(key) {
   }));
 }
 
-function range(all, pick) {
+/** The smallest and the largest value; of a logarithmic axis, of those that it can show. */
+function range(all, pick, isLog = false) {
   let low = Infinity;
   let high = -Infinity;
   for (const series of all) {
     for (const value of series[pick]) {
+      if (isLog && !(value > 0)) continue;
       if (value < low) low = value;
       if (value > high) high = value;
     }
@@ -151,7 +153,8 @@ function drawChart(chart) {
   context.clearRect(0, 0, width, height);
   const isLog = chart.isLoss && find("log").checked;
   const scale = isLog ? Math.log : (value) => value;
-  let [low, high] = range(all, "values").map(scale);
+  let [low, high] = range(all, "values", isLog).map(scale);
+  if (!Number.isFinite(low)) [low, high] = [0, 1]; // No value that a logarithmic axis can show.
   const margin = Math.abs(low) / 2 || 0.5;
   if (!(high > low)) [low, high] = [low - margin, high + margin];
   const lastStep = Math.max(1, range(all, "steps")[1]);
@@ -175,12 +178,12 @@ function drawChart(chart) {
   const end = String(lastStep);
   context.fillText(end, width - right - context.measureText(end).width, height - 4);
   context.lineWidth = 1.5;
-  for (const series of all) drawLine(context, series, x, y);
+  for (const series of all) drawLine(context, series, x, y, isLog);
   chart.place = { all, lastStep, left, right, width };
 }
 
 /** Draws at most the first, lowest, highest and last value of each column of pixels. */
-function drawLine(context, { color, steps, values }, x, y) {
+function drawLine(context, { color, steps, values }, x, y, isLog) {
   context.strokeStyle = color;
   context.beginPath();
   let column = -1;
@@ -192,6 +195,7 @@ function drawLine(context, { color, steps, values }, x, y) {
     context.lineTo(column, last);
   };
   for (let at = 0; at < steps.length; at += 1) {
+    if (isLog && !(values[at] > 0)) continue;
     const [pixel, level] = [Math.round(x(steps[at])), y(values[at])];
     if (pixel === column) {
       low = Math.max(low, level);

@@ -6,6 +6,7 @@ use nextword_model::Transformer;
 use serde::{Deserialize, Serialize};
 
 use crate::ExperimentError;
+use crate::statistics::max_or_nan;
 
 /// The largest differences between two devices.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -47,8 +48,8 @@ pub fn compare_devices(
             let first = expected.next().unwrap_or_default();
             for (a, b) in first.iter().zip(logits) {
                 let difference = f64::from(a - b).abs();
-                found.max_logit_difference = found.max_logit_difference.max(difference);
-                found.max_logit = found.max_logit.max(f64::from(a.abs()));
+                found.max_logit_difference = max_or_nan(found.max_logit_difference, difference);
+                found.max_logit = max_or_nan(found.max_logit, f64::from(a.abs()));
             }
             let (a, b) = (
                 TokenScore::new(target, &first),
@@ -57,7 +58,8 @@ pub fn compare_devices(
             found.tokens += 1;
             found.loss_a += a.nats;
             found.loss_b += b.nats;
-            found.max_loss_difference = found.max_loss_difference.max((a.nats - b.nats).abs());
+            found.max_loss_difference =
+                max_or_nan(found.max_loss_difference, (a.nats - b.nats).abs());
             same += usize::from(a.predicted == b.predicted);
         })?;
         on_window(window + 1);

@@ -13,6 +13,7 @@ use nextword_train::{OptimizerConfig, Stepper, TrainError, forward_backward};
 use serde::{Deserialize, Serialize};
 
 use crate::ExperimentError;
+use crate::statistics::max_or_nan;
 
 /// Size of the model that is checked.
 const VOCABULARY: usize = 67;
@@ -85,14 +86,7 @@ fn relative_difference(values: &[f32], expected: &[f32]) -> f64 {
     });
     let differences = values.iter().zip(expected);
     let differences = differences.map(|(value, expected)| f64::from((value - expected).abs()));
-    // `max` would ignore NaN.
-    let worst = differences.fold(0.0_f64, |worst, difference| {
-        if worst.is_nan() || difference.is_nan() {
-            f64::NAN
-        } else {
-            worst.max(difference)
-        }
-    });
+    let worst = differences.fold(0.0_f64, max_or_nan);
     worst / largest
 }
 

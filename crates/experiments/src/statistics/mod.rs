@@ -67,3 +67,12 @@ pub fn mean_interval(values: &[f64]) -> Option<Interval> {
         upper: center + half,
     })
 }
+
+/// The larger value, or NaN if one of them is NaN, which `f64::max` would ignore.
+pub(crate) fn max_or_nan(a: f64, b: f64) -> f64 {
+    if a.is_nan() || b.is_nan() {
+        f64::NAN
+    } else {
+        a.max(b)
+    }
+}

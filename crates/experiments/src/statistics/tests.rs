@@ -111,3 +111,9 @@ fn the_bootstrap_covers_the_true_mean_in_95_percent() {
     let covered = (0..500).filter(|trial| covers(*trial)).count();
     assert!((455..=490).contains(&covered), "{covered}");
 }
+
+#[test]
+fn a_maximum_is_nan_if_a_value_is() {
+    assert!(super::max_or_nan(1.0, f64::NAN).is_nan() && super::max_or_nan(f64::NAN, 1.0).is_nan());
+    assert!((super::max_or_nan(1.0, 2.0) - 2.0).abs() < f64::EPSILON);
+}

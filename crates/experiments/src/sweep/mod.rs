@@ -14,7 +14,8 @@ use std::time::Duration;
 use nextword_model::{DeviceName, available_memory};
 use nextword_train::plan::Plan;
 use nextword_train::{
-    Hooks, NoHooks, Reporter, StepReport, StopFlag, TrainError, parse_config, prepare_run, to_toml,
+    Hooks, NoHooks, Reporter, RunSetup, StepReport, StopFlag, TrainError, parse_config,
+    prepare_run, to_toml,
 };
 use serde::{Deserialize, Serialize};
 
@@ -168,7 +169,7 @@ impl Sweep {
             return Ok(checked);
         }
         let setup = prepare_run(config)?;
-        checked.has_validation = setup.validation.is_some();
+        checked.has_validation = has_held_out(&setup);
         let plan = Plan::estimate(&setup);
         checked.memory = plan.memory_bytes.total;
         if steps.is_some() {
@@ -334,6 +335,14 @@ impl Reporter for ProgressReporter<'_> {
     fn stepped(&mut self, report: &StepReport, _logged: bool) {
         (self.0)(report.step, report.steps);
     }
+}
+
+/// Whether a run has a validation loss: of windows, or of held-out pairs of completions.
+fn has_held_out(setup: &RunSetup) -> bool {
+    let pairs = setup.conversations.as_ref();
+    setup.validation.is_some()
+        || setup.config.preferences.is_some()
+            && pairs.is_some_and(|pairs| !pairs.validation.is_empty())
 }
 
 /// What the arms of a sweep are compared by.

@@ -88,12 +88,19 @@ impl Queue {
         }
     }
 
-    fn finish(&self, job: &Job, has_failed: bool) {
-        let mut state = self.lock();
-        state.failed += usize::from(has_failed);
-        if job.on_gpu {
-            state.gpu_in_use = false;
-            self.gpu_free.notify_all();
+    fn finish(&self, has_failed: bool) {
+        self.lock().failed += usize::from(has_failed);
+    }
+}
+
+/// Frees the GPU when its job has ended, also by a panic: the other threads would wait for ever.
+struct GpuUse<'a>(Option<&'a Queue>);
+
+impl Drop for GpuUse<'_> {
+    fn drop(&mut self) {
+        if let Some(queue) = self.0 {
+            queue.lock().gpu_in_use = false;
+            queue.gpu_free.notify_all();
         }
     }
 }
@@ -117,11 +124,13 @@ pub(super) fn run_jobs(
     };
     let work = || {
         while let Some(job) = queue.next(stop) {
+            let gpu = GpuUse(job.on_gpu.then_some(&queue));
             let spec = &job.spec;
             observer.started(spec);
             let mut progress = |step, steps| observer.progressed(spec, step, steps);
             let result = launcher.launch(spec, threads, stop, &mut progress);
-            queue.finish(&job, result.is_err());
+            queue.finish(result.is_err());
+            drop(gpu);
             match result {
                 Ok(Some(result)) => observer.ended(spec, &result),
                 Ok(None) => {}
@@ -136,4 +145,26 @@ pub(super) fn run_jobs(
         work();
     });
     queue.lock().failed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_frees_the_gpu() {
+        let queue = Queue {
+            state: Mutex::new(State {
+                waiting: VecDeque::new(),
+                gpu_in_use: true,
+                failed: 0,
+            }),
+            gpu_free: Condvar::new(),
+        };
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _gpu = GpuUse(Some(&queue));
+            std::panic::resume_unwind(Box::new(()));
+        }));
+        assert!(ended.is_err() && !queue.lock().gpu_in_use);
+    }
 }

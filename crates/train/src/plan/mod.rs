@@ -34,7 +34,7 @@ mod memory;
 mod ranks;
 mod speed;
 
-use nextword_data::{Baselines, Packing};
+use nextword_data::Baselines;
 use nextword_model::{MemoryEstimate, ParameterCounts, resident_memory};
 use serde::{Deserialize, Serialize};
 
@@ -260,12 +260,8 @@ impl DataUse {
         let (loader, steps) = (&setup.loader, config.train.steps as f64);
         let (train_tokens, validation_tokens) = setup.token_counts();
         let tokens_per_step = loader.targets_per_step();
-        let is_packed = setup.samples().is_none() && config.data.packing == Packing::Packed;
-        let epochs = if is_packed {
-            tokens_per_step * steps / train_tokens.max(1) as f64
-        } else {
-            loader.sequences_per_step() as f64 * steps / loader.sequences_per_epoch() as f64
-        };
+        let sequences = loader.sequences_per_step() as f64 * steps;
+        let epochs = sequences / loader.sequences_per_epoch() as f64;
         Self {
             train_tokens,
             trained_tokens: setup.trained_tokens(),
@@ -344,7 +340,8 @@ mod tests {
         let setup = prepare_run(packed).unwrap();
         let data = Plan::estimate(&setup).data;
         assert_eq!(data.tokens_per_step, 12 * setup.config.model.context_length);
-        let expected = 10.0 * data.tokens_per_step as f64 / 12.0;
+        let windows = (12 - 1) / setup.config.model.context_length;
+        let expected = 10.0 * 12.0 / windows as f64;
         assert!((data.epochs - expected).abs() < 1e-9, "{data:?}");
     }
 

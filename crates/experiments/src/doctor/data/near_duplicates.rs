@@ -18,6 +18,9 @@ const ROWS: usize = 4;
 /// The share of groups that two documents have in common (Jaccard) from which on they are almost the same.
 const MIN_SIMILARITY: f64 = 0.8;
 
+/// Documents of a band that others are compared with: the same beginning in all documents would make the time quadratic.
+const MAX_BUCKET: usize = 64;
+
 /// Words of a document below which similarity says nothing.
 const MIN_WORDS: usize = 20;
 
@@ -35,7 +38,9 @@ pub(super) fn check(documents: &[String], originals: &[usize]) -> Option<Finding
         for (band, rows) in signature(&hashes).into_iter().enumerate() {
             let bucket = bands.entry((band, rows)).or_default();
             candidates.extend(bucket.iter().copied());
-            bucket.push(*index);
+            if bucket.len() < MAX_BUCKET {
+                bucket.push(*index);
+            }
         }
         let mut candidates: Vec<usize> = candidates.into_iter().collect();
         candidates.sort_unstable();

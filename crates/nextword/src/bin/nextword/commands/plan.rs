@@ -30,7 +30,7 @@ pub(crate) struct PlanArgs {
     #[arg(long, value_name = "N")]
     steps: Option<u64>,
     /// Choose layers, width and number of steps so that the run takes about N minutes here
-    #[arg(long, value_name = "N", conflicts_with = "steps")]
+    #[arg(long, value_name = "N", conflicts_with_all = ["steps", "ranks"])]
     minutes: Option<f64>,
     /// Write the configuration that --minutes chose to this file
     #[arg(long, short, value_name = "FILE", requires = "minutes", value_hint = ValueHint::FilePath)]

@@ -97,6 +97,10 @@ pub(crate) fn run(args: &SweepArgs) -> anyhow::Result<ExitCode> {
     let options = args.options()?;
     let stop = signals::sweep_stop_flag()?;
     let sweep = Sweep::prepare(options)?;
+    let drawing = sweep.folder().join("sweep.svg");
+    if args.plot {
+        output_file::check(&drawing, Kind::Drawing, ForceArgs { force: false })?;
+    }
     let runs = sweep.runs();
     let (parallel, threads) = sweep.parallelism();
     if !args.quiet {
@@ -118,7 +122,7 @@ pub(crate) fn run(args: &SweepArgs) -> anyhow::Result<ExitCode> {
         }
     }
     if args.plot {
-        plot(&report, sweep.folder())?;
+        plot(&report, &drawing)?;
     }
     if report.is_complete() {
         return Ok(ExitCode::SUCCESS);
@@ -136,7 +140,7 @@ pub(crate) fn run(args: &SweepArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Draws the mean loss of each arm by step.
-fn plot(report: &SweepReport, folder: &Path) -> anyhow::Result<()> {
+fn plot(report: &SweepReport, file: &Path) -> anyhow::Result<()> {
     let mut curves = Vec::new();
     for arm in &report.arms {
         let mut curve = Curve::new(arm.name.clone());
@@ -151,7 +155,5 @@ fn plot(report: &SweepReport, folder: &Path) -> anyhow::Result<()> {
     curves.retain(|curve| !curve.is_empty());
     let figure = Figure::new(curves, false)?;
     output::print(&figure.to_braille(console::columns(), console::has_colors()))?;
-    let file = folder.join("sweep.svg");
-    output_file::check(&file, Kind::Drawing, ForceArgs { force: false })?;
-    output_file::write(&file, figure.to_svg().as_bytes())
+    output_file::write(file, figure.to_svg().as_bytes())
 }

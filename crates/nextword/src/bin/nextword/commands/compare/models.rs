@@ -96,6 +96,12 @@ pub(super) fn validation_windows(
                 )
             })?,
     };
+    if config.preferences.is_some() {
+        return Err(exit::usage(
+            "this run learned from preferences, which are not compared token by token; hint: name a run on text or on \
+             conversations with --data",
+        ));
+    }
     let tokens = config.sequence_length().min(length);
     config.train.sequence_length = Some(tokens);
     // The model is not trained: any device will do.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use nextword_experiments::ExperimentError;
 use nextword_experiments::scaling::{
     MAX_EPOCHS, SizeLimit, TOKENS_PER_PARAMETER, TimedPlan, plan_for_minutes,
 };
@@ -21,7 +22,11 @@ pub(super) fn run(args: &PlanArgs, config: &RunConfig, minutes: f64) -> anyhow::
         let layers = crate::format::count(layers as u64, "layer");
         output::eprint_line(&format!("measuring {layers} of width {width}"));
     };
-    let planned = plan_for_minutes(config, minutes, &mut on_measure)?;
+    let planned =
+        plan_for_minutes(config, minutes, &mut on_measure).map_err(|error| match error {
+            ExperimentError::Memory(shortage) => anyhow::Error::from(shortage),
+            error => error.into(),
+        })?;
     let text = to_toml(&planned.config)?;
     if let Some(file) = &args.out {
         nextword_model::write_atomically(file, text.as_bytes())?;

@@ -1,7 +1,8 @@
 //! The run folders that a page shows.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use nextword_server::RunSource;
@@ -32,7 +33,7 @@ impl RunFolders {
         Self { folders }
     }
 
-    /// Names and folders of all runs.
+    /// Names and folders of all runs. If two runs below different folders had the same name, all are named by their paths.
     fn find(&self) -> Vec<(String, PathBuf)> {
         let mut found = Vec::new();
         for folder in &self.folders {
@@ -40,6 +41,14 @@ impl RunFolders {
             find_runs(folder, MAX_DEPTH, &mut below);
             below.sort();
             found.extend(below.into_iter().map(|run| (name_of(&run, folder), run)));
+        }
+        let mut paths = HashSet::new();
+        found.retain(|(_, run)| paths.insert(resolved(run)));
+        let names: HashSet<&String> = found.iter().map(|(name, _)| name).collect();
+        if names.len() < found.len() {
+            for (name, run) in &mut found {
+                *name = path_name(run);
+            }
         }
         found.truncate(MAX_RUNS);
         found
@@ -60,12 +69,24 @@ fn find_runs(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) {
     }
 }
 
+fn resolved(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf())
+}
+
+/// The path of a run as its name. A browser would resolve `.` and `..` in an address.
+fn path_name(run: &Path) -> String {
+    let shown = match run.file_name() {
+        Some(_) => run.to_path_buf(),
+        None => resolved(run),
+    };
+    shown.to_string_lossy().replace('\\', "/")
+}
+
 /// The name of a run: its place below the given folder, or if it is that folder, the folder's name.
 fn name_of(run: &Path, folder: &Path) -> String {
     let below = run.strip_prefix(folder).unwrap_or(run);
     let shown = if below.as_os_str().is_empty() {
-        let resolved = fs::canonicalize(run).unwrap_or_else(|_| run.to_path_buf());
-        resolved
+        resolved(run)
             .file_name()
             .unwrap_or_default()
             .to_string_lossy()
@@ -107,7 +128,19 @@ fn read_lines(path: &Path, offset: u64) -> std::io::Result<(Vec<Value>, u64)> {
     };
     file.seek(SeekFrom::Start(offset))?;
     let mut bytes = Vec::new();
-    file.take(MAX_BYTES).read_to_end(&mut bytes)?;
+    (&mut file).take(MAX_BYTES).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 == MAX_BYTES && !bytes.contains(&b'\n') {
+        // No metrics: the line is skipped once it is complete.
+        let mut rest = Vec::new();
+        BufReader::new(file).read_until(b'\n', &mut rest)?;
+        let is_complete = rest.ends_with(b"\n");
+        let skipped = if is_complete {
+            MAX_BYTES + rest.len() as u64
+        } else {
+            0
+        };
+        return Ok((Vec::new(), offset + skipped));
+    }
     let end = bytes
         .iter()
         .rposition(|byte| *byte == b'\n')
@@ -134,6 +167,34 @@ fn newest_sample(folder: &Path) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_runs_are_unique() {
+        let folder = tempfile::tempdir().unwrap();
+        let given = ["a", "b"].map(|name| folder.path().join(name));
+        for folder in &given {
+            fs::create_dir_all(folder.join("x")).unwrap();
+            fs::write(folder.join("x/run.toml"), "").unwrap();
+        }
+        let runs = RunFolders::new([given.as_slice(), &given[..1]].concat());
+        let found = runs.find();
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].0.ends_with("a/x") && found[1].0.ends_with("b/x"));
+        assert!(runs.run(&found[1].0, 0).is_some());
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_skipped() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("metrics.jsonl");
+        let long = "x".repeat(MAX_BYTES as usize + 5);
+        fs::write(&file, &long).unwrap();
+        assert_eq!(read_lines(&file, 0).unwrap(), (vec![], 0));
+        fs::write(&file, format!("{long}\n{{\"step\":2}}\n")).unwrap();
+        let (lines, offset) = read_lines(&file, 0).unwrap();
+        assert_eq!((lines.len(), offset), (0, MAX_BYTES + 6));
+        assert_eq!(read_lines(&file, offset).unwrap().0, [json!({"step": 2})]);
+    }
 
     #[test]
     fn runs_are_found_by_name_and_read_from_an_offset() {
