@@ -105,7 +105,7 @@ fn conversations_are_not_read_for_an_encoder() {
 }
 
 #[test]
-fn mismatched_completions_are_no_targets_of_a_step() {
+fn mismatched_completions_have_no_targets_of_a_step() {
     let pair = |i| json!({"prompt": format!("Say {i}"), "chosen": "yes", "rejected": "not"});
     let lines: Vec<_> = (0..8).map(pair).collect();
     for (loss, trained) in [("kto", 1), ("dpo", 2)] {
