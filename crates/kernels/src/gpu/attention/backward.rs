@@ -6,8 +6,8 @@ use cubecl::prelude::*;
 
 use super::Attention;
 use super::tile::{
-    SHARED_LEN, Sizes, UNITS, Variant, add_products, add_weighted, alibi, capped, clear, keep,
-    load_tile, range_index, slope_of, weight_factor,
+    Rows, SHARED_LEN, Sizes, UNITS, Variant, add_weighted_strip, alibi, capped, clear, keep,
+    multiply_strip, range_index, slope_of, weight_factor,
 };
 use crate::gpu::apply::BackwardContext;
 use crate::gpu::dropout::Stream;
@@ -183,6 +183,13 @@ fn attention_query_gradient(
     let (q_stride, kv_stride) = (sizes.heads * dim, sizes.kv_heads * dim);
     let q_base = batch * sizes.queries * q_stride + head * dim;
     let kv_base = batch * sizes.keys * kv_stride + kv_head * dim;
+    let query_rows = Rows {
+        base: q_base,
+        stride: q_stride,
+        first: first_query,
+        end: sizes.queries,
+        head_dim: dim,
+    };
     let slope = slope_of(ranges, &sizes, head, comptime!(variant.has_alibi));
 
     let mut a = Shared::<[f32]>::new_slice(comptime!(SHARED_LEN));
@@ -197,55 +204,36 @@ fn attention_query_gradient(
     let end_key = ranges[range_index(&sizes, batch, first_query + 31) + 1] as usize;
     for tile in first_key / 32..end_key.div_ceil(32) {
         let tile_key = tile * 32;
+        let key_rows = Rows {
+            base: kv_base,
+            stride: kv_stride,
+            first: tile_key,
+            end: sizes.keys,
+            head_dim: dim,
+        };
         clear(&mut products, 16usize);
         clear(&mut d_weights, 16usize);
         for strip in 0..comptime!(variant.strips) {
-            sync_cube();
-            load_tile(
+            multiply_strip(
                 q,
-                &mut a,
-                q_base,
-                q_stride,
-                first_query,
-                sizes.queries,
-                strip * 32,
-                dim,
-            );
-            load_tile(
+                &query_rows,
                 k,
-                &mut b,
-                kv_base,
-                kv_stride,
-                tile_key,
-                sizes.keys,
-                strip * 32,
-                dim,
-            );
-            sync_cube();
-            add_products(&a, &b, &mut products);
-            sync_cube();
-            load_tile(
-                dz,
+                &key_rows,
+                strip,
                 &mut a,
-                q_base,
-                q_stride,
-                first_query,
-                sizes.queries,
-                strip * 32,
-                dim,
-            );
-            load_tile(
-                v,
                 &mut b,
-                kv_base,
-                kv_stride,
-                tile_key,
-                sizes.keys,
-                strip * 32,
-                dim,
+                &mut products,
             );
-            sync_cube();
-            add_products(&a, &b, &mut d_weights);
+            multiply_strip(
+                dz,
+                &query_rows,
+                v,
+                &key_rows,
+                strip,
+                &mut a,
+                &mut b,
+                &mut d_weights,
+            );
         }
         sync_cube();
         keep(&products, &mut weights);
@@ -270,31 +258,10 @@ fn attention_query_gradient(
         }
         #[unroll]
         for strip in 0..comptime!(variant.strips) {
-            sync_cube();
-            load_tile(
-                k,
-                &mut b,
-                kv_base,
-                kv_stride,
-                tile_key,
-                sizes.keys,
-                strip * 32,
-                dim,
-            );
-            sync_cube();
-            add_weighted(&weights, &b, &mut sums, comptime!(strip * 16));
+            add_weighted_strip(&weights, k, &key_rows, comptime!(strip), &mut b, &mut sums);
         }
     }
-    store(
-        &sums,
-        dq,
-        q_base,
-        q_stride,
-        first_query,
-        sizes.queries,
-        dim,
-        comptime!(variant.strips),
-    );
+    store(&sums, dq, 0, &query_rows, comptime!(variant.strips));
 }
 
 #[cube(launch)]
@@ -326,6 +293,13 @@ fn attention_key_gradient(
     let dim = sizes.head_dim;
     let (q_stride, kv_stride) = (sizes.heads * dim, sizes.kv_heads * dim);
     let kv_base = batch * sizes.keys * kv_stride + kv_head * dim;
+    let key_rows = Rows {
+        base: kv_base,
+        stride: kv_stride,
+        first: first_key,
+        end: sizes.keys,
+        head_dim: dim,
+    };
 
     let mut a = Shared::<[f32]>::new_slice(comptime!(SHARED_LEN));
     let mut b = Shared::<[f32]>::new_slice(comptime!(SHARED_LEN));
@@ -343,58 +317,39 @@ fn attention_key_gradient(
         let slope = slope_of(ranges, &sizes, head, comptime!(variant.has_alibi));
         for tile in 0..query_tiles {
             let first_query = tile * 32;
+            let query_rows = Rows {
+                base: q_base,
+                stride: q_stride,
+                first: first_query,
+                end: sizes.queries,
+                head_dim: dim,
+            };
             let first_seen = ranges[range_index(&sizes, batch, first_query)] as usize;
             let end_seen = ranges[range_index(&sizes, batch, first_query + 31) + 1] as usize;
             if first_seen < first_key + 32 && end_seen > first_key {
                 clear(&mut products, 16usize);
                 clear(&mut d_weights, 16usize);
                 for strip in 0..comptime!(variant.strips) {
-                    sync_cube();
-                    load_tile(
+                    multiply_strip(
                         k,
-                        &mut a,
-                        kv_base,
-                        kv_stride,
-                        first_key,
-                        sizes.keys,
-                        strip * 32,
-                        dim,
-                    );
-                    load_tile(
+                        &key_rows,
                         q,
-                        &mut b,
-                        q_base,
-                        q_stride,
-                        first_query,
-                        sizes.queries,
-                        strip * 32,
-                        dim,
-                    );
-                    sync_cube();
-                    add_products(&a, &b, &mut products);
-                    sync_cube();
-                    load_tile(
-                        v,
+                        &query_rows,
+                        strip,
                         &mut a,
-                        kv_base,
-                        kv_stride,
-                        first_key,
-                        sizes.keys,
-                        strip * 32,
-                        dim,
-                    );
-                    load_tile(
-                        dz,
                         &mut b,
-                        q_base,
-                        q_stride,
-                        first_query,
-                        sizes.queries,
-                        strip * 32,
-                        dim,
+                        &mut products,
                     );
-                    sync_cube();
-                    add_products(&a, &b, &mut d_weights);
+                    multiply_strip(
+                        v,
+                        &key_rows,
+                        dz,
+                        &query_rows,
+                        strip,
+                        &mut a,
+                        &mut b,
+                        &mut d_weights,
+                    );
                 }
                 sync_cube();
                 keep(&products, &mut weights);
@@ -420,83 +375,47 @@ fn attention_key_gradient(
                 }
                 #[unroll]
                 for strip in 0..comptime!(variant.strips) {
-                    sync_cube();
-                    load_tile(
+                    add_weighted_strip(
+                        &weights,
                         dz,
+                        &query_rows,
+                        comptime!(strip),
                         &mut b,
-                        q_base,
-                        q_stride,
-                        first_query,
-                        sizes.queries,
-                        strip * 32,
-                        dim,
+                        &mut dv,
                     );
-                    sync_cube();
-                    add_weighted(&weights, &b, &mut dv, comptime!(strip * 16));
                 }
                 #[unroll]
                 for strip in 0..comptime!(variant.strips) {
-                    sync_cube();
-                    load_tile(
-                        q,
-                        &mut b,
-                        q_base,
-                        q_stride,
-                        first_query,
-                        sizes.queries,
-                        strip * 32,
-                        dim,
-                    );
-                    sync_cube();
-                    add_weighted(&a, &b, &mut dk, comptime!(strip * 16));
+                    add_weighted_strip(&a, q, &query_rows, comptime!(strip), &mut b, &mut dk);
                 }
             }
         }
     }
-    store(
-        &dk,
-        gradients,
-        kv_base,
-        kv_stride,
-        first_key,
-        sizes.keys,
-        dim,
-        comptime!(variant.strips),
-    );
+    store(&dk, gradients, 0, &key_rows, comptime!(variant.strips));
     store(
         &dv,
         gradients,
-        values_start + kv_base,
-        kv_stride,
-        first_key,
-        sizes.keys,
-        dim,
+        values_start,
+        &key_rows,
         comptime!(variant.strips),
     );
 }
 
-/// Writes the unit's elements of rows `first..first + 32` of a head, those before `end`.
+/// Writes the unit's elements of `rows`, whose buffer begins at `start` of `out`.
 #[cube]
 #[allow(clippy::trivially_copy_pass_by_ref)] // An array in the program.
-fn store(
-    sums: &Array<f32>,
-    out: &mut [f32],
-    base: usize,
-    stride: usize,
-    first: usize,
-    end: usize,
-    head_dim: usize,
-    #[comptime] strips: usize,
-) {
+fn store(sums: &Array<f32>, out: &mut [f32], start: usize, rows: &Rows, #[comptime] strips: usize) {
     let (y, x) = (UNIT_POS as usize / 8, UNIT_POS as usize % 8);
+    let base = start + rows.base;
     #[unroll]
     for i in 0..4usize {
-        let row = first + 4 * y + i;
+        let row = rows.first + 4 * y + i;
         #[unroll]
         for column in 0..comptime!(4 * strips) {
             let element = column / 4 * 32 + x + 8 * (column % 4);
-            if row < end && element < head_dim {
-                out[base + row * stride + element] = sums[column / 4 * 16 + 4 * i + column % 4];
+            if row < rows.end && element < rows.head_dim {
+                out[base + row * rows.stride + element] =
+                    sums[column / 4 * 16 + 4 * i + column % 4];
             }
         }
     }

@@ -5,8 +5,8 @@ use cubecl::prelude::*;
 
 use super::Attention;
 use super::tile::{
-    SHARED_LEN, Sizes, UNITS, Variant, add_products, add_weighted, alibi, capped, clear, keep,
-    load_tile, range_index, slope_of, weight_factor,
+    Rows, SHARED_LEN, Sizes, UNITS, Variant, add_weighted_strip, alibi, capped, clear, keep,
+    multiply_strip, range_index, slope_of, weight_factor,
 };
 use crate::gpu::dropout::Stream;
 use crate::gpu::launch::buffer;
@@ -61,6 +61,13 @@ fn attention_forward(
     let (q_stride, kv_stride) = (sizes.heads * dim, sizes.kv_heads * dim);
     let q_base = batch * sizes.queries * q_stride + head * dim;
     let kv_base = batch * sizes.keys * kv_stride + kv_head * dim;
+    let query_rows = Rows {
+        base: q_base,
+        stride: q_stride,
+        first: first_query,
+        end: sizes.queries,
+        head_dim: dim,
+    };
     let slope = slope_of(ranges, &sizes, head, comptime!(variant.has_alibi));
 
     let mut a = Shared::<[f32]>::new_slice(comptime!(SHARED_LEN));
@@ -83,31 +90,25 @@ fn attention_forward(
     let end_key = ranges[range_index(&sizes, batch, first_query + 31) + 1] as usize;
     for tile in first_key / 32..end_key.div_ceil(32) {
         let tile_key = tile * 32;
+        let key_rows = Rows {
+            base: kv_base,
+            stride: kv_stride,
+            first: tile_key,
+            end: sizes.keys,
+            head_dim: dim,
+        };
         clear(&mut scores, 16usize);
         for strip in 0..comptime!(variant.strips) {
-            sync_cube();
-            load_tile(
+            multiply_strip(
                 q,
-                &mut a,
-                q_base,
-                q_stride,
-                first_query,
-                sizes.queries,
-                strip * 32,
-                dim,
-            );
-            load_tile(
+                &query_rows,
                 k,
+                &key_rows,
+                strip,
+                &mut a,
                 &mut b,
-                kv_base,
-                kv_stride,
-                tile_key,
-                sizes.keys,
-                strip * 32,
-                dim,
+                &mut scores,
             );
-            sync_cube();
-            add_products(&a, &b, &mut scores);
         }
         keep(&scores, &mut weights);
         for i in 0..4usize {
@@ -157,19 +158,7 @@ fn attention_forward(
         }
         #[unroll]
         for strip in 0..comptime!(variant.strips) {
-            sync_cube();
-            load_tile(
-                v,
-                &mut b,
-                kv_base,
-                kv_stride,
-                tile_key,
-                sizes.keys,
-                strip * 32,
-                dim,
-            );
-            sync_cube();
-            add_weighted(&weights, &b, &mut sums, comptime!(strip * 16));
+            add_weighted_strip(&weights, v, &key_rows, comptime!(strip), &mut b, &mut sums);
         }
     }
 

@@ -36,32 +36,70 @@ pub(super) struct Sizes {
     pub(super) cap: f32,
 }
 
-/// Copies rows `first..first + 32` and elements `column..column + 32` of a head; 0 beyond `end` and the head.
+/// The 32 rows of a head that begin at row `first`. Rows are `stride` elements apart, and there are none from `end` on.
+#[derive(CubeType, Clone, Copy)]
+pub(super) struct Rows {
+    pub(super) base: usize,
+    pub(super) stride: usize,
+    pub(super) first: usize,
+    pub(super) end: usize,
+    pub(super) head_dim: usize,
+}
+
+/// Copies elements `32 strip..32 strip + 32` of `rows`; 0 beyond the last row and the head.
 #[cube]
-pub(super) fn load_tile(
-    source: &[f32],
-    tile: &mut Shared<[f32]>,
-    base: usize,
-    stride: usize,
-    first: usize,
-    end: usize,
-    column: usize,
-    head_dim: usize,
-) {
+fn load_tile(source: &[f32], tile: &mut Shared<[f32]>, rows: &Rows, strip: usize) {
     for i in 0..16 {
         let element = i * 64 + UNIT_POS as usize;
         let (row, inner) = (element / 32, element % 32);
+        let column = strip * 32 + inner;
         let mut value = 0.0f32;
-        if first + row < end && column + inner < head_dim {
-            value = source[base + (first + row) * stride + column + inner];
+        if rows.first + row < rows.end && column < rows.head_dim {
+            value = source[rows.base + (rows.first + row) * rows.stride + column];
         }
         tile[row * 33 + inner] = value;
     }
 }
 
+/// Adds the products of the rows of two heads over the elements of a strip, `sums[4 i + j]`. Leaves the strip in the
+/// tiles `a` and `b`.
+#[cube]
+pub(super) fn multiply_strip(
+    left: &[f32],
+    left_rows: &Rows,
+    right: &[f32],
+    right_rows: &Rows,
+    strip: usize,
+    a: &mut Shared<[f32]>,
+    b: &mut Shared<[f32]>,
+    sums: &mut Array<f32>,
+) {
+    sync_cube();
+    load_tile(left, a, left_rows, strip);
+    load_tile(right, b, right_rows, strip);
+    sync_cube();
+    add_products(&*a, &*b, sums);
+}
+
+/// Adds the rows of a head, each times its weights, over the elements of a strip. Leaves the strip in the tile `b`.
+#[cube]
+pub(super) fn add_weighted_strip(
+    weights: &Shared<[f32]>,
+    values: &[f32],
+    rows: &Rows,
+    #[comptime] strip: usize,
+    b: &mut Shared<[f32]>,
+    sums: &mut Array<f32>,
+) {
+    sync_cube();
+    load_tile(values, b, rows, strip.runtime());
+    sync_cube();
+    add_weighted(weights, &*b, sums, comptime!(strip * 16));
+}
+
 /// Adds the products of the unit's rows of `a` and rows of `b`, `sums[4 i + j]`.
 #[cube]
-pub(super) fn add_products(a: &Shared<[f32]>, b: &Shared<[f32]>, sums: &mut Array<f32>) {
+fn add_products(a: &Shared<[f32]>, b: &Shared<[f32]>, sums: &mut Array<f32>) {
     let (y, x) = (UNIT_POS as usize / 8, UNIT_POS as usize % 8);
     for inner in 0..32 {
         #[unroll]
@@ -77,7 +115,7 @@ pub(super) fn add_products(a: &Shared<[f32]>, b: &Shared<[f32]>, sums: &mut Arra
 
 /// Adds the product of the unit's rows of `weights` and columns of `values`, `sums[first + 4 i + j]`.
 #[cube]
-pub(super) fn add_weighted(
+fn add_weighted(
     weights: &Shared<[f32]>,
     values: &Shared<[f32]>,
     sums: &mut Array<f32>,
