@@ -29,6 +29,7 @@
 // Burn's nested tensor types overflow the default limit in release builds with wgpu.
 #![recursion_limit = "256"]
 
+mod batch;
 mod error;
 mod loss;
 mod padding;
@@ -36,10 +37,9 @@ mod tasks;
 mod text;
 mod token_scores;
 
+pub use batch::{attention_mask, batch_context, batch_tokens};
 pub use error::EvalError;
-pub use loss::{
-    BatchLoss, LossReport, attention_mask, batch_context, batch_losses, batch_tokens, evaluate,
-};
+pub use loss::{BatchLoss, LossReport, batch_losses, evaluate};
 pub use tasks::{TaskReport, evaluate_task, evaluate_task_with};
 pub use text::{
     EvalProgress, TextReport, TextSettings, evaluate_text, evaluate_text_with, text_windows,

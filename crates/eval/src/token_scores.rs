@@ -4,7 +4,7 @@ use nextword_data::{EvalWindows, IGNORE, TokenBatch};
 use nextword_model::{ForwardContext, Transformer, weights};
 
 use crate::EvalError;
-use crate::loss::{batch_context, batch_tokens, check_batch};
+use crate::batch::{batch_context, batch_tokens, check_batch};
 
 /// Logits that are computed at a time: 64 MiB.
 const MAX_LOGITS: usize = 16 << 20;

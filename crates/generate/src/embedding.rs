@@ -146,25 +146,11 @@ fn mean(rows: &[f32], width: usize) -> Vec<f64> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use burn::tensor::Device;
-    use nextword_data::TokenizerConfig;
-    use nextword_model::ModelConfig;
-
     use super::*;
+    use crate::test_model::of_words;
 
     fn generator(architecture: Architecture) -> TextGenerator {
-        let tokenizer = TokenizerConfig::words().build("a b c d").unwrap();
-        let config = ModelConfig {
-            architecture,
-            vocab_size: tokenizer.vocab_size(),
-            context_length: 8,
-            n_layers: 1,
-            n_heads: 2,
-            d_model: 8,
-            ..ModelConfig::default()
-        };
-        let model = config.init(&Device::flex(), 3).unwrap();
-        TextGenerator::without_card(model, tokenizer).unwrap()
+        of_words(architecture, "a b c d", "")
     }
 
     #[test]

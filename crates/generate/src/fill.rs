@@ -181,29 +181,11 @@ fn softmax(logits: &[f32]) -> Vec<f64> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use burn::tensor::Device;
-    use nextword_data::TokenizerConfig;
-    use nextword_model::ModelConfig;
-
     use super::*;
+    use crate::test_model::of_words;
 
     fn generator(architecture: Architecture, mask: &str) -> TextGenerator {
-        let config = TokenizerConfig {
-            mask: mask.to_string(),
-            ..TokenizerConfig::words()
-        };
-        let tokenizer = config.build("the cat sat on mat").unwrap();
-        let config = ModelConfig {
-            architecture,
-            vocab_size: tokenizer.vocab_size(),
-            context_length: 8,
-            n_layers: 1,
-            n_heads: 2,
-            d_model: 8,
-            ..ModelConfig::default()
-        };
-        let model = config.init(&Device::flex(), 3).unwrap();
-        TextGenerator::without_card(model, tokenizer).unwrap()
+        of_words(architecture, "the cat sat on mat", mask)
     }
 
     #[test]

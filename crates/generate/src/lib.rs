@@ -52,6 +52,8 @@ mod sampling_config;
 mod sampling_trace;
 mod speculation;
 mod stop;
+#[cfg(test)]
+mod test_model;
 mod text;
 
 pub use batch::{

@@ -1,5 +1,6 @@
 mod speculation;
 
+use crate::SamplingConfig;
 use nextword_model::{
     BiasConfig, FeedForwardKind, InitConfig, ModelConfig, NormKind, NormPlacement, Position,
     RotaryConfig,

@@ -1,6 +1,7 @@
 //! Speculative decoding against decoding token by token.
 
 use super::*;
+use crate::SamplingConfig;
 use crate::Speculation;
 
 /// The sequences, and how many forward passes decoded them.
