@@ -1,8 +1,8 @@
-//! Weights quantized to 8 or 4 bits.
+//! Weights quantized to 8, 4 or, in GGUF's formats, 2 to 6 bits.
 //!
-//! Each weight is an integer times a scale shared by a block of 32 weights along the inner
+//! Each weight is an integer times a scale shared by 16 or 32 weights along the inner
 //! dimension (block-wise quantization as in Dettmers et al. 2022, arXiv 2208.07339, without
-//! outliers), plus a minimum in one format. The CPU kernels multiply the integers directly; other
+//! outliers), plus a minimum in some formats. The CPU kernels multiply the integers directly; other
 //! devices dequantize first.
 
 use std::sync::Arc;
@@ -73,8 +73,8 @@ impl QuantizedMatrix {
     }
 
     /// Creates a matrix of `shape`, `[d_in, d_out]`, from the tensor data of a GGUF file: for each of the
-    /// `d_out` columns, `d_in / 32` blocks. Returns `None` if GGUF does not have `format`, `d_in` is not
-    /// a multiple of 32, or the number of bytes does not match.
+    /// `d_out` columns, `d_in / format.block_len()` blocks. Returns `None` if GGUF does not have `format`, `d_in` is
+    /// not a multiple of the block length, or the number of bytes does not match.
     ///
     /// ```
     /// use nextword_kernels::{BlockFormat, QuantizedMatrix};
@@ -91,7 +91,7 @@ impl QuantizedMatrix {
     }
 
     /// Returns the data as in [`from_gguf`](Self::from_gguf), or `None` if GGUF does not have the format
-    /// or `d_in` is not a multiple of 32.
+    /// or `d_in` is not a multiple of the block length.
     pub fn to_gguf(&self) -> Option<Vec<u8>> {
         self.0.to_gguf()
     }
@@ -100,7 +100,8 @@ impl QuantizedMatrix {
     /// blocks]` (bf16 or f16, little-endian); and minimums like the scales, empty if the format has none.
     /// 4-bit integers are unsigned (8 is added in formats without minimum), the first of two in the low
     /// half of a byte. Returns `None` if an integer of a symmetric format is -128 or, with 4 bits, -8,
-    /// which are never written.
+    /// which are never written, and for formats without
+    /// [`separate_integers`](BlockFormat::separate_integers).
     ///
     /// # Panics
     /// If the number of integers, scales or minimums does not match `shape`, `[d_in, d_out]`.
@@ -120,7 +121,8 @@ impl QuantizedMatrix {
         Some(Self(Arc::new(matrix)))
     }
 
-    /// Returns the integers as in [`from_stored`](Self::from_stored).
+    /// Returns the integers as in [`from_stored`](Self::from_stored); empty for formats without
+    /// [`separate_integers`](BlockFormat::separate_integers).
     pub fn stored_integers(&self) -> Vec<u8> {
         self.0.stored_integers()
     }
@@ -156,12 +158,12 @@ impl QuantizedMatrix {
         self.0.format()
     }
 
-    /// Width of the integers.
-    pub fn bits(&self) -> Bits {
+    /// Width of the integers in bits.
+    pub fn bits(&self) -> u8 {
         self.format().bits()
     }
 
-    /// Size of integers, scales and minimums in bytes.
+    /// Size of integers, scales, minimums and factors in bytes.
     pub fn bytes(&self) -> usize {
         self.0.bytes()
     }
@@ -235,8 +237,10 @@ pub fn embed_quantized(table: &QuantizedMatrix, ids: Tensor<2, Int>) -> Tensor<3
     let width = table.shape()[0];
     let ids = ids.into_data().convert::<i32>().try_into_vec::<i32>();
     let ids = ids.unwrap_or_else(|e| unreachable!("just converted: {e:?}"));
-    let column = |id: i32| (0..width).map(move |i| table.0.value(i, id.cast_unsigned() as usize));
-    let values: Vec<f32> = ids.into_iter().flat_map(column).collect();
+    let mut values = vec![0.0; ids.len() * width];
+    for (id, row) in ids.into_iter().zip(values.chunks_exact_mut(width.max(1))) {
+        table.0.dequantize_column(id.cast_unsigned() as usize, row);
+    }
     Tensor::from_data(TensorData::new(values, [batch, seq, width]), &device)
 }
 

@@ -26,12 +26,14 @@ pub(crate) struct Activations<'a> {
     integers: &'a [Integers],
     scales: &'a [BlockScale],
     blocks: usize,
+    sub_blocks: usize,
     pub(crate) rows: usize,
     /// Rows in a group; the last one may have fewer.
     group_rows: usize,
 }
 
-/// The blocks of a group of rows: block `b` of row `r` is at `b * stride + r`.
+/// The blocks of a group of rows: block `b` of row `r` is at `b * stride + r`, and scale `s` of its sub-blocks at
+/// `(b * sub_blocks + s) * stride + r`.
 #[derive(Clone, Copy)]
 pub(crate) struct RowGroup<'a> {
     pub(crate) first: usize,
@@ -49,15 +51,17 @@ pub(crate) struct RowGroup<'a> {
 pub(crate) struct Integers(pub(crate) [i32; BLOCK / 2]);
 
 /// Size of a block's integers and scales in words of scratch.
-const BLOCK_WORDS: usize = (size_of::<Integers>() + size_of::<BlockScale>()) / 4;
+fn block_words(sub_blocks: usize) -> usize {
+    (size_of::<Integers>() + sub_blocks * size_of::<BlockScale>()) / 4
+}
 
-/// What belongs to the integers of a block.
+/// What belongs to the integers of a sub-block, a part of a block whose weights have the same scale.
 #[derive(Clone, Copy)]
 #[repr(C, align(16))]
 pub(crate) struct BlockScale {
-    /// Value of one integer step.
+    /// Value of one integer step: that of the whole block.
     pub(crate) scale: f32,
-    /// Sum of the quantized values, by which the minimum of a block of weights is multiplied.
+    /// Sum of the quantized values, by which the minimum of a sub-block of weights is multiplied.
     pub(crate) sum: f32,
     /// Sum of the integers times the offset of the weights.
     pub(crate) correction: i32,
@@ -65,7 +69,7 @@ pub(crate) struct BlockScale {
     padding: u32,
 }
 
-/// Rows of `k` values, `stride` apart, and the offset of the weights that they are multiplied by.
+/// Rows of `k` values, `stride` apart, and offset and sub-blocks of the weights that they are multiplied by.
 #[derive(Clone, Copy)]
 pub(crate) struct RowsToQuantize<'a> {
     pub(crate) x: &'a [f32],
@@ -73,12 +77,13 @@ pub(crate) struct RowsToQuantize<'a> {
     pub(crate) count: usize,
     pub(crate) k: usize,
     pub(crate) offset: i32,
+    pub(crate) sub_blocks: usize,
 }
 
 impl<'a> Activations<'a> {
-    /// Returns the number of scratch words needed for `rows` rows of `blocks` blocks.
-    pub(crate) fn words(isa: Isa, rows: usize, blocks: usize) -> usize {
-        rows.next_multiple_of(group_rows(isa, rows)) * blocks * BLOCK_WORDS
+    /// Returns the number of scratch words needed for `rows` rows of `blocks` blocks with `sub_blocks` each.
+    pub(crate) fn words(isa: Isa, rows: usize, blocks: usize, sub_blocks: usize) -> usize {
+        rows.next_multiple_of(group_rows(isa, rows)) * blocks * block_words(sub_blocks)
     }
 
     /// Quantizes rows, for the kernels of `isa`. `words` must be aligned to a cache line.
@@ -86,9 +91,13 @@ impl<'a> Activations<'a> {
     pub(crate) fn quantize(isa: Isa, rows: RowsToQuantize<'_>, words: &'a mut [u32]) -> Self {
         let (isa, blocks) = (isa.clamp_to_current(), rows.k.div_ceil(BLOCK));
         let group_rows = group_rows(isa, rows.count);
-        let count = rows.count.next_multiple_of(group_rows) * blocks;
+        let (count, sub_blocks) = (
+            rows.count.next_multiple_of(group_rows) * blocks,
+            rows.sub_blocks,
+        );
         assert!(
-            words.len() >= count * BLOCK_WORDS && words.as_ptr().cast::<Integers>().is_aligned()
+            words.len() >= count * block_words(sub_blocks)
+                && words.as_ptr().cast::<Integers>().is_aligned()
         );
         // SAFETY: the words are enough and aligned; all bit patterns of both types are valid.
         let (integers, scales) = unsafe {
@@ -96,19 +105,20 @@ impl<'a> Activations<'a> {
             let scales = integers.add(count).cast::<BlockScale>();
             (
                 std::slice::from_raw_parts_mut(integers, count),
-                std::slice::from_raw_parts_mut(scales, count),
+                std::slice::from_raw_parts_mut(scales, count * sub_blocks),
             )
         };
         let (to_integers, to_scales) = (Shared::new(integers), Shared::new(scales));
         par::for_each(rows.count, 2 * rows.k, |r| {
-            let start = r / group_rows * group_rows * blocks + r % group_rows;
+            let (first, at) = (r / group_rows * group_rows * blocks, r % group_rows);
             // SAFETY: there are `blocks * group_rows` blocks per group, of which each task has those of
             // its own row.
             let target = unsafe {
                 Target {
-                    integers: to_integers.at(start),
-                    scales: to_scales.at(start),
+                    integers: to_integers.at(first + at),
+                    scales: to_scales.at(first * sub_blocks + at),
                     stride: group_rows,
+                    sub_blocks,
                 }
             };
             let row = &rows.x[r * rows.stride..][..rows.k];
@@ -119,6 +129,7 @@ impl<'a> Activations<'a> {
             integers,
             scales,
             blocks,
+            sub_blocks,
             rows: rows.count,
             group_rows,
         }
@@ -137,7 +148,7 @@ impl<'a> Activations<'a> {
             rows: self.group_rows.min(self.rows - first),
             stride: self.group_rows,
             integers: &self.integers[group * len..][..len],
-            scales: &self.scales[group * len..][..len],
+            scales: &self.scales[group * len * self.sub_blocks..][..len * self.sub_blocks],
         }
     }
 }
@@ -157,6 +168,8 @@ struct Target {
     integers: *mut Integers,
     scales: *mut BlockScale,
     stride: usize,
+    /// One or two.
+    sub_blocks: usize,
 }
 
 /// Quantizes a row, compiled for the machine's instruction set; in the baseline, rounding is a library
@@ -199,23 +212,39 @@ unsafe fn quantize_row(isa: Isa, row: &[f32], offset: i32, target: &Target) {
 #[inline(always)]
 unsafe fn quantize_blocks(splits: bool, row: &[f32], offset: i32, target: &Target) {
     for (b, values) in row.chunks(BLOCK).enumerate() {
-        let (integers, scale) = quantize_block(values, offset);
+        let (integers, scale) = quantize_block(values);
+        let (first, second) = integers.split_at(BLOCK / 2);
+        let sums = [first.iter().sum::<i32>(), second.iter().sum::<i32>()];
         let integers = if splits {
             split(&integers)
         } else {
             pairs(&integers)
         };
-        // SAFETY: the caller guarantees that there is a place for the block.
+        // SAFETY: the caller guarantees that there is a place for the block and its sub-blocks.
         unsafe {
             target.integers.add(b * target.stride).write(integers);
-            target.scales.add(b * target.stride).write(scale);
+            let write = |index: usize, sum: i32| {
+                let scale = BlockScale {
+                    scale,
+                    sum: scale * sum as f32,
+                    correction: sum * offset,
+                    padding: 0,
+                };
+                target.scales.add(index * target.stride).write(scale);
+            };
+            if target.sub_blocks == 1 {
+                write(b, sums[0] + sums[1]);
+            } else {
+                write(2 * b, sums[0]);
+                write(2 * b + 1, sums[1]);
+            }
         }
     }
 }
 
-/// Quantizes up to 32 values, zero-padded.
+/// Quantizes up to 32 values, zero-padded. Returns the value of one step, too.
 #[inline(always)]
-fn quantize_block(values: &[f32], offset: i32) -> ([i32; BLOCK], BlockScale) {
+fn quantize_block(values: &[f32]) -> ([i32; BLOCK], f32) {
     let mut x = [0.0; BLOCK];
     x[..values.len()].copy_from_slice(values);
     // Bits of non-negative floats compare like integers, with NaN above infinity. Unlike a float
@@ -237,14 +266,7 @@ fn quantize_block(values: &[f32], offset: i32) -> ([i32; BLOCK], BlockScale) {
         // The product may exceed `MAX_INT` by a rounding error.
         integers[t] = to_int((x[t] * inverse).clamp(-MAX_INT, MAX_INT));
     }
-    let sum = integers.iter().sum::<i32>();
     let scale = if finite { max_abs / MAX_INT } else { f32::NAN };
-    let scale = BlockScale {
-        scale,
-        sum: scale * sum as f32,
-        correction: sum * offset,
-        padding: 0,
-    };
     (integers, scale)
 }
 

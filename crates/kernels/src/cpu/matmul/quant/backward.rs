@@ -3,7 +3,7 @@
 //! Blocks of columns are dequantized into a scratch buffer and multiplied as floats, so that the gradient is that
 //! of the weights that the forward pass used.
 
-use super::{BLOCK, QuantMatrix};
+use super::QuantMatrix;
 use crate::cpu::matmul::gemm::{GemmOptions, gemm, gemm_with_update};
 use crate::cpu::matmul::matrix::{MatMut, MatRef};
 use crate::cpu::par::{self, Shared};
@@ -73,20 +73,7 @@ impl QuantMatrix {
         par::for_each(count, k * OPS_PER_VALUE, |j| {
             // SAFETY: each column is within the slice and used by one task only.
             let column = unsafe { columns.slice(j * k, k) };
-            for (b, values) in column.chunks_mut(BLOCK).enumerate() {
-                let block = self.column_block(first + j, b);
-                let scale = self.format.to_f32(block.scale);
-                let offset = self.format.offset();
-                for (value, integer) in values.iter_mut().zip(block.integers) {
-                    *value = scale * (i32::from(integer) - offset) as f32;
-                }
-                if self.format.has_minimum() {
-                    let minimum = self.format.to_f32(block.minimum);
-                    for value in values {
-                        *value += minimum;
-                    }
-                }
-            }
+            self.dequantize_column(first + j, column);
         });
     }
 }
@@ -95,27 +82,26 @@ impl QuantMatrix {
 mod tests {
     use super::*;
     use crate::BlockFormat;
+    use crate::cpu::matmul::quant::tests::random_blocks;
     use crate::cpu::testing::{Rng, assert_close, assert_same_for_any_threads};
 
     #[test]
     fn the_transposed_product_uses_the_dequantized_values() {
         let mut rng = Rng(5);
-        let formats = [
-            BlockFormat::Q8_0,
-            BlockFormat::Q4_1,
-            BlockFormat::Q4_0,
-            BlockFormat::Symmetric8,
-            BlockFormat::Symmetric4,
-        ];
         for round in 0..40 {
             let (k, n) = (
                 1 + rng.below(80),
                 1 + rng.below(if round % 8 == 0 { 1100 } else { 60 }),
             );
             let rows = 1 + rng.below(12);
-            let values = rng.floats(k * n);
-            let format = rng.pick(&formats);
-            let w = QuantMatrix::quantize_as(MatRef::row_major(&values, k, n), format);
+            let format = rng.pick(&BlockFormat::ALL);
+            let (k, w) = if format.separate_integers().is_some() {
+                let values = rng.floats(k * n);
+                let values = MatRef::row_major(&values, k, n);
+                (k, QuantMatrix::quantize_as(values, format))
+            } else {
+                (256, random_blocks(&mut rng, 256, n, format))
+            };
             let dy = rng.floats(rows * n);
             let product = || {
                 let mut dx = vec![f32::NAN; rows * k];

@@ -2,7 +2,7 @@
 
 use burn::tensor::f16;
 
-use super::{BLOCK, Bits, BlockFormat, ColumnBlock, QuantMatrix, search};
+use super::{BLOCK, Bits, BlockFormat, ColumnBlock, MAX_FACTORS, QuantMatrix, search};
 use crate::cpu::matmul::matrix::MatRef;
 
 /// Largest scale or minimum in f16.
@@ -58,6 +58,7 @@ pub(super) fn block(values: &[f32; BLOCK], len: usize, format: BlockFormat) -> C
                 0x7fc0
             },
             minimum: 0,
+            factors: [0; MAX_FACTORS],
         };
     }
     match format {
@@ -71,14 +72,12 @@ fn without_minimum(values: &[f32; BLOCK], format: BlockFormat) -> ColumnBlock {
     let largest = values
         .iter()
         .fold(0.0_f32, |a, v| if v.abs() > a.abs() { *v } else { a });
-    let (max, min) = (
-        format.max(),
-        if format == BlockFormat::Q4_0 {
-            -8
-        } else {
-            -format.max()
-        },
-    );
+    let max = if format.bits() == 8 { 127 } else { 7 };
+    let min = if format == BlockFormat::Q4_0 {
+        -8
+    } else {
+        -max
+    };
     let stored = match format {
         // The smallest scale that can represent the largest value. Rounding up cannot overflow: the
         // quotient is far below the largest f32.
@@ -88,9 +87,7 @@ fn without_minimum(values: &[f32; BLOCK], format: BlockFormat) -> ColumnBlock {
         }
         // The value with the largest magnitude becomes -8.
         BlockFormat::Q4_0 => f16::from_f32(largest / -8.0).to_bits(),
-        BlockFormat::Q8_0 | BlockFormat::Q4_1 => {
-            f16::from_f32(largest.abs() / max as f32).to_bits()
-        }
+        _ => f16::from_f32(largest.abs() / max as f32).to_bits(),
     };
     let scale = format.to_f32(stored);
     let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
@@ -101,5 +98,6 @@ fn without_minimum(values: &[f32; BLOCK], format: BlockFormat) -> ColumnBlock {
         }),
         scale: stored,
         minimum: 0,
+        factors: [0; MAX_FACTORS],
     }
 }

@@ -1,44 +1,31 @@
-//! The blocks of GGUF files: what was read is written again bit for bit.
+//! Matrices of GGUF files: what was read is written again bit for bit.
 //!
-//! A file stores the columns one after the other, and of a column the blocks along k. A block begins
-//! with its scale and, in `Q4_1`, its minimum (f16, little-endian). 8-bit integers follow in order; of
-//! 4-bit integers, byte `i` contains values `i` (low half) and `i + 16`.
+//! A file stores the columns one after the other, and of a column the blocks along k ([`gguf_blocks`](super::gguf_blocks)).
 
-use super::{BLOCK, Bits, BlockFormat, ColumnBlock, PANEL, QuantMatrix};
-
-/// Added to signed bytes to make them unsigned.
-const SIGN_BIT: u8 = 0x80;
-
-impl BlockFormat {
-    /// Returns the size of a block in a GGUF file, or `None` if GGUF does not have the format.
-    pub(crate) fn gguf_block_bytes(self) -> Option<usize> {
-        match self {
-            Self::Symmetric8 | Self::Symmetric4 => None,
-            Self::Q8_0 => Some(2 + BLOCK),
-            Self::Q4_0 => Some(2 + BLOCK / 2),
-            Self::Q4_1 => Some(4 + BLOCK / 2),
-        }
-    }
-}
+use super::gguf_blocks::{decode, encode};
+use super::{BlockFormat, PANEL, QuantMatrix};
 
 impl QuantMatrix {
     /// Creates a matrix of `k` rows and `n` columns from the blocks of a GGUF file. Returns `None` if GGUF
-    /// does not have the format, `k` is not a multiple of 32, or the number of bytes does not match.
+    /// does not have the format, `k` is not a multiple of the block length, or the number of bytes does not match.
     pub(crate) fn from_gguf(
         (k, n): (usize, usize),
         format: BlockFormat,
         bytes: &[u8],
     ) -> Option<Self> {
-        let block_bytes = format.gguf_block_bytes()?;
-        let column_bytes = (k / BLOCK).checked_mul(block_bytes)?;
-        if !k.is_multiple_of(BLOCK) || n.checked_mul(column_bytes)? != bytes.len() {
+        let column_bytes = format.gguf_bytes(k)?;
+        if n.checked_mul(column_bytes)? != bytes.len() {
             return None;
         }
+        let parts = format.blocks_per_scale();
+        let block_bytes = format.gguf_block_bytes()?;
         Some(Self::build((k, n), format, &|panel, first| {
             for c in 0..PANEL.min(n - first) {
                 let column = &bytes[(first + c) * column_bytes..][..column_bytes];
-                for (b, block) in column.chunks_exact(block_bytes).enumerate() {
-                    panel.set(b, c, &decode(format, block));
+                for (index, block) in column.chunks_exact(block_bytes).enumerate() {
+                    for part in 0..parts {
+                        panel.set(index * parts + part, c, &decode(format, block, part));
+                    }
                 }
             }
         }))
@@ -46,98 +33,77 @@ impl QuantMatrix {
 
     /// Returns the blocks as a GGUF file stores them, or `None` if it cannot.
     pub(crate) fn to_gguf(&self) -> Option<Vec<u8>> {
-        let block_bytes = self.format.gguf_block_bytes()?;
-        if !self.k.is_multiple_of(BLOCK) {
-            return None;
-        }
-        let mut bytes = Vec::with_capacity(self.n * self.blocks() * block_bytes);
+        let column_bytes = self.format.gguf_bytes(self.k)?;
+        let parts = self.format.blocks_per_scale();
+        let mut bytes = Vec::with_capacity(self.n * column_bytes);
+        let mut block = Vec::with_capacity(parts);
         for n in 0..self.n {
-            for b in 0..self.blocks() {
-                encode(self.format, &self.column_block(n, b), &mut bytes);
+            for first in (0..self.blocks()).step_by(parts) {
+                block.clear();
+                block.extend((first..first + parts).map(|b| self.column_block(n, b)));
+                encode(self.format, &block, &mut bytes);
             }
         }
         Some(bytes)
     }
 }
 
-fn decode(format: BlockFormat, bytes: &[u8]) -> ColumnBlock {
-    let half = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
-    let header = if format.has_minimum() { 4 } else { 2 };
-    let mut integers = [0; BLOCK];
-    match format.bits() {
-        Bits::Int8 => {
-            for (integer, byte) in integers.iter_mut().zip(&bytes[header..]) {
-                *integer = byte ^ SIGN_BIT;
-            }
-        }
-        Bits::Int4 => {
-            for (i, byte) in bytes[header..].iter().enumerate() {
-                integers[i] = byte & 15;
-                integers[i + BLOCK / 2] = byte >> 4;
-            }
-        }
-    }
-    ColumnBlock {
-        integers,
-        scale: half(0),
-        minimum: if format.has_minimum() { half(2) } else { 0 },
-    }
-}
-
-fn encode(format: BlockFormat, block: &ColumnBlock, bytes: &mut Vec<u8>) {
-    bytes.extend(block.scale.to_le_bytes());
-    if format.has_minimum() {
-        bytes.extend(block.minimum.to_le_bytes());
-    }
-    match format.bits() {
-        Bits::Int8 => bytes.extend(block.integers.map(|integer| integer ^ SIGN_BIT)),
-        Bits::Int4 => {
-            let (low, high) = block.integers.split_at(BLOCK / 2);
-            bytes.extend(low.iter().zip(high).map(|(low, high)| low | high << 4));
-        }
-    }
-}
-
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::cpu::testing::Rng;
 
-    const FORMATS: [BlockFormat; 3] = [BlockFormat::Q8_0, BlockFormat::Q4_0, BlockFormat::Q4_1];
+    /// Random blocks of each type, with the values of the Python package `gguf`.
+    const FIXTURE: &[u8] = include_bytes!("../../../../../../tests/fixtures/gguf_blocks.bin");
 
-    /// The value that the format's description gives, one at a time.
-    fn naive_value(format: BlockFormat, block: &[u8], i: usize) -> f32 {
-        let half = |at: usize| {
-            burn::tensor::f16::from_bits(u16::from_le_bytes([block[at], block[at + 1]])).to_f32()
+    fn formats() -> impl Iterator<Item = BlockFormat> {
+        let formats = BlockFormat::ALL.into_iter();
+        formats.filter(|format| !format.is_symmetric())
+    }
+
+    /// The blocks of each format, and the bits of their values.
+    fn fixture() -> Vec<(BlockFormat, &'static [u8], Vec<u32>)> {
+        let mut rest = FIXTURE;
+        let mut take = |len: usize| {
+            let (first, others) = rest.split_at(len);
+            rest = others;
+            first
         };
-        let nibble = |bytes: &[u8]| f32::from(bytes[i % 16] >> (4 * (i / 16)) & 15);
-        match format {
-            BlockFormat::Q8_0 => half(0) * f32::from(block[2 + i].cast_signed()),
-            BlockFormat::Q4_0 => half(0) * (nibble(&block[2..]) - 8.0),
-            _ => half(0) * nibble(&block[4..]) + half(2),
+        let floats = [("F32", 4), ("F16", 2), ("BF16", 2)];
+        let mut found = Vec::new();
+        while found.len() < formats().count() {
+            let name = str::from_utf8(take(8)).unwrap().trim_end_matches('\0');
+            let count = u32::from_le_bytes(take(4).try_into().unwrap()) as usize;
+            if let Some((_, bytes)) = floats.iter().find(|(other, _)| *other == name) {
+                take(count * (bytes + 4));
+                continue;
+            }
+            let format = formats().find(|format| format.name() == name).unwrap();
+            let blocks = take(count * format.gguf_block_bytes().unwrap());
+            let values = take(4 * count * format.block_len()).as_chunks().0;
+            let values = values.iter().map(|word| u32::from_le_bytes(*word));
+            found.push((format, blocks, values.collect()));
         }
+        found
     }
 
     #[test]
-    fn random_blocks_have_the_values_of_gguf_and_are_written_bit_for_bit() {
-        let mut rng = Rng(41);
-        for case in 0..60 {
-            let (k, n) = (32 * rng.below(5), rng.below(40));
-            for format in FORMATS {
-                let size = format.gguf_block_bytes().unwrap_or_default();
-                let bytes: Vec<u8> = (0..k / 32 * n * size).map(|_| rng.next() as u8).collect();
-                let matrix = QuantMatrix::from_gguf((k, n), format, &bytes);
-                let matrix = matrix.unwrap_or_else(|| unreachable!("the lengths match"));
-                assert_eq!(matrix.to_gguf().as_ref(), Some(&bytes), "case {case}");
-                for (index, block) in bytes.chunks_exact(size).enumerate() {
-                    let (column, first) = (index / (k / 32), index % (k / 32) * 32);
-                    for i in 0..32 {
-                        let got = matrix.value(first + i, column);
-                        let want = naive_value(format, block, i);
-                        assert!(
-                            got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(),
-                            "{format:?}: {got} instead of {want}"
-                        );
+    fn blocks_have_the_values_of_the_python_package() {
+        for (format, blocks, values) in fixture() {
+            let len = format.block_len();
+            let count = values.len() / len;
+            // All blocks below each other, beside each other, and both.
+            for (k, n) in [(count * len, 1), (len, count), (4 * len, count / 4)] {
+                let matrix = QuantMatrix::from_gguf((k, n), format, blocks).unwrap();
+                assert_eq!(matrix.to_gguf().unwrap(), blocks, "{format:?}: {k} by {n}");
+                let mut column = vec![0.0; k];
+                for j in 0..n {
+                    matrix.dequantize_column(j, &mut column);
+                    for i in 0..k {
+                        let want = values[j * k + i];
+                        let found = [matrix.value(i, j), column[i]].map(f32::to_bits);
+                        assert_eq!(found, [want; 2], "{format:?} at {i}, {j}");
                     }
                 }
             }
@@ -145,15 +111,30 @@ mod tests {
     }
 
     #[test]
+    fn random_blocks_are_written_bit_for_bit() {
+        let mut rng = Rng(41);
+        for case in 0..30 {
+            for format in formats() {
+                let (k, n) = (format.block_len() * rng.below(4), rng.below(40));
+                let size = n * format.gguf_bytes(k).unwrap();
+                let bytes: Vec<u8> = (0..size).map(|_| rng.next() as u8).collect();
+                let matrix = QuantMatrix::from_gguf((k, n), format, &bytes).unwrap();
+                assert_eq!(matrix.to_gguf(), Some(bytes), "case {case}: {format:?}");
+            }
+        }
+    }
+
+    #[test]
     fn other_lengths_and_formats_are_rejected() {
-        for format in FORMATS {
-            let size = format.gguf_block_bytes().unwrap_or_default();
-            let bytes = vec![0; 6 * size];
-            assert!(QuantMatrix::from_gguf((64, 3), format, &bytes).is_some());
-            assert!(QuantMatrix::from_gguf((64, 3), format, &bytes[1..]).is_none());
-            assert!(QuantMatrix::from_gguf((64, 2), format, &bytes).is_none());
-            assert!(QuantMatrix::from_gguf((70, 3), format, &bytes).is_none());
-            assert!(QuantMatrix::from_gguf((64, usize::MAX), format, &bytes).is_none());
+        for format in formats() {
+            let k = 2 * format.block_len();
+            let bytes = vec![0; 3 * format.gguf_bytes(k).unwrap()];
+            assert!(QuantMatrix::from_gguf((k, 3), format, &bytes).is_some());
+            assert!(QuantMatrix::from_gguf((k, 3), format, &bytes[1..]).is_none());
+            assert!(QuantMatrix::from_gguf((k, 2), format, &bytes).is_none());
+            assert!(QuantMatrix::from_gguf((k + 6, 3), format, &bytes).is_none());
+            assert!(QuantMatrix::from_gguf((k + k / 4, 3), format, &bytes).is_none());
+            assert!(QuantMatrix::from_gguf((k, usize::MAX), format, &bytes).is_none());
         }
         assert!(QuantMatrix::from_gguf((32, 1), BlockFormat::Symmetric8, &[0; 34]).is_none());
     }

@@ -42,13 +42,16 @@ pub(crate) fn matmul_quant(
     }
     let out = Out::new(y, options);
     let isa = options.isa.clamp_to_current();
-    with_call_scratch(Activations::words(isa, x.rows, w.blocks()), |words| {
+    let sub_blocks = w.format.sub_blocks();
+    let words = Activations::words(isa, x.rows, w.blocks(), sub_blocks);
+    with_call_scratch(words, |words| {
         let rows = RowsToQuantize {
             x: x.data,
             stride: x.row_stride,
             count: x.rows,
             k: w.k,
             offset: w.format.offset(),
+            sub_blocks,
         };
         let kernel = Kernel {
             w,
@@ -126,11 +129,8 @@ impl Tasks {
 /// Least rows for which widening a panel first is faster with AVX2 than unpacking it for each group. More than
 /// four rows always do that, so that the direct kernel needs no more registers than there are.
 #[cfg(target_arch = "x86_64")]
-fn min_wide_rows(bits: super::Bits) -> usize {
-    match bits {
-        super::Bits::Int8 => 5,
-        super::Bits::Int4 => 2,
-    }
+fn min_wide_rows(bits: u8) -> usize {
+    if bits == 8 { 5 } else { 2 }
 }
 
 /// A product on an instruction set that the machine supports.
@@ -156,7 +156,12 @@ impl Kernel<'_> {
         #[cfg(target_arch = "x86_64")]
         if self.isa >= Isa::Avx2 && self.x.rows >= min_wide_rows(self.w.format.bits()) {
             // SAFETY: as above.
-            return unsafe { self.wide(groups, panels) };
+            return unsafe {
+                match self.w.format.sub_blocks() {
+                    1 => self.wide::<1>(groups, panels),
+                    _ => self.wide::<2>(groups, panels),
+                }
+            };
         }
         for panel in panels {
             for group in groups.clone() {
@@ -189,16 +194,16 @@ impl Kernel<'_> {
     /// # Safety
     /// As for [`run`](Self::run), and the machine must support AVX2.
     #[cfg(target_arch = "x86_64")]
-    unsafe fn wide(&self, groups: Span, panels: Span) {
+    unsafe fn wide<const S: usize>(&self, groups: Span, panels: Span) {
         use super::tile_avx2::{tile, wide_words, widen_panels};
-        let (w, panel_words) = (self.w, wide_words(self.w.blocks()));
+        let (w, panel_words) = (self.w, wide_words::<S>(self.w.blocks()));
         let together = (MAX_WIDE_WORDS / panel_words.max(1)).clamp(1, MAX_WIDE_PANELS);
         let end = panels.end;
         for first in panels.step_by(together) {
             let panels = first..end.min(first + together);
             with_task_scratch(panels.len() * panel_words, |words| {
                 // SAFETY: the contract of this function.
-                let blocks = unsafe { widen_panels(w, panels.clone(), words) };
+                let blocks = unsafe { widen_panels::<S>(w, panels.clone(), words) };
                 for group in groups.clone() {
                     let x = self.x.group(group);
                     for (p, panel) in panels.clone().enumerate() {
@@ -208,9 +213,9 @@ impl Kernel<'_> {
                                 // SAFETY: the contract of this function.
                                 unsafe {
                                     let sums = if w.format.has_minimum() {
-                                        tile::<$rows, true>(blocks, &x)
+                                        tile::<$rows, S, true>(blocks, &x)
                                     } else {
-                                        tile::<$rows, false>(blocks, &x)
+                                        tile::<$rows, S, false>(blocks, &x)
                                     };
                                     self.write(panel * PANEL, x.first, &sums);
                                 }
@@ -250,24 +255,25 @@ impl Kernel<'_> {
         for first in panels.step_by(PAIR) {
             // SAFETY: the contract of this function.
             unsafe {
-                if first + 1 < end {
-                    self.tiles::<PAIR>(groups.clone(), first, end);
-                } else {
-                    self.tiles::<1>(groups.clone(), first, end);
+                match (first + 1 < end, self.w.format.sub_blocks()) {
+                    (true, 1) => self.tiles::<PAIR, 1>(groups.clone(), first, end),
+                    (true, _) => self.tiles::<PAIR, 2>(groups.clone(), first, end),
+                    (false, 1) => self.tiles::<1, 1>(groups.clone(), first, end),
+                    (false, _) => self.tiles::<1, 2>(groups.clone(), first, end),
                 }
             }
         }
     }
 
-    /// Computes groups of rows of `P` panels. The task ends at panel `end`.
+    /// Computes groups of rows of `P` panels with blocks of `S` sub-blocks. The task ends at panel `end`.
     ///
     /// # Safety
     /// As for [`vnni`](Self::vnni).
     #[cfg(target_arch = "x86_64")]
-    unsafe fn tiles<const P: usize>(&self, groups: Span, first: usize, end: usize) {
+    unsafe fn tiles<const P: usize, const S: usize>(&self, groups: Span, first: usize, end: usize) {
         use super::tile_x86::{prefetch_result, tile};
         let w = self.w;
-        let panel_lines = w.blocks() * w.format.bits().lines();
+        let panel_lines = w.blocks() * w.format.lines();
         let upcoming = first + P..end.min(first + 2 * P);
         let upcoming = &w.lines[upcoming.start * panel_lines..upcoming.end * panel_lines];
         with_task_scratch(P * w.unpacked_words(), |words| {
@@ -287,9 +293,9 @@ impl Kernel<'_> {
                         // SAFETY: the contract of this function.
                         unsafe {
                             let sums = if w.format.has_minimum() {
-                                tile::<$rows, P, true>(panels, &x, next)
+                                tile::<$rows, P, S, true>(panels, &x, next)
                             } else {
-                                tile::<$rows, P, false>(panels, &x, next)
+                                tile::<$rows, P, S, false>(panels, &x, next)
                             };
                             for (p, sums) in sums.iter().enumerate() {
                                 self.write((first + p) * PANEL, x.first, sums);

@@ -1,17 +1,21 @@
-//! Weight matrices quantized to 8 or 4 bits in blocks of 32 values along k.
+//! Weight matrices quantized to 2 to 8 bits in blocks of 32 values along k.
 //!
-//! Each block of a column has its own scale and, in one format, a minimum ([`BlockFormat`]). The layout
+//! Each block of a column has its own scale and, in some formats, a minimum ([`BlockFormat`]). The layout
 //! follows the order in which decoding streams it: panels of sixteen columns, within a panel the
 //! blocks along k, and within a block groups of four values along k for all sixteen columns. One
-//! 64-byte line thus feeds one int8 dot product for sixteen columns. The scales form a second stream,
-//! the minimums a third.
+//! 64-byte line of 8-bit integers thus feeds one int8 dot product for sixteen columns ([`packing`] has the
+//! other widths). The scales form a second stream, the minimums a third, and the factors a fourth: of GGUF's
+//! blocks of 256 values, scale and minimum are those of eight blocks here, and each sub-block multiplies them by
+//! small integers of its own.
 
 mod activation;
 mod backward;
 mod encode;
 mod format;
 mod gguf;
+mod gguf_blocks;
 mod matvec;
+mod packing;
 mod panel;
 mod search;
 mod stored;
@@ -40,16 +44,8 @@ pub(crate) const BLOCK: usize = 32;
 pub(crate) const PANEL: usize = 16;
 /// Number of groups of four values in a block.
 pub(crate) const GROUPS: usize = BLOCK / 4;
-
-impl Bits {
-    /// Returns the number of cache lines per block of a panel.
-    pub(crate) fn lines(self) -> usize {
-        match self {
-            Self::Int8 => GROUPS,
-            Self::Int4 => GROUPS / 2,
-        }
-    }
-}
+/// Most factors of a block of a column.
+const MAX_FACTORS: usize = 4;
 
 /// One cache line of integers.
 #[derive(Clone, Copy, Debug)]
@@ -89,30 +85,37 @@ pub(crate) struct QuantMatrix {
     pub(crate) scales: Vec<[u16; PANEL]>,
     /// Minimums as f16 bits, if the format has them.
     pub(crate) minimums: Vec<[u16; PANEL]>,
+    /// `BlockFormat::factor_rows` rows per block.
+    pub(crate) factors: Vec<[i8; PANEL]>,
 }
 
 /// One block of a panel.
 #[derive(Clone, Copy)]
 pub(crate) struct Block<'a> {
+    pub(crate) format: BlockFormat,
     pub(crate) lines: &'a [Line],
     pub(crate) scales: &'a [u16; PANEL],
     pub(crate) minimums: Option<&'a [u16; PANEL]>,
+    pub(crate) factors: &'a [[i8; PANEL]],
 }
 
 /// The blocks of one panel, to be filled.
 struct PanelMut<'a> {
-    bits: Bits,
+    format: BlockFormat,
     lines: &'a mut [Line],
     scales: &'a mut [[u16; PANEL]],
     minimums: &'a mut [[u16; PANEL]],
+    factors: &'a mut [[i8; PANEL]],
 }
 
-/// One block of a column: unsigned integers, scale and minimum as they are in memory.
+/// One block of a column: unsigned integers (or indices into the table), scale, minimum and factors as they are in
+/// memory.
 #[derive(Clone, Copy)]
 struct ColumnBlock {
     integers: [u8; BLOCK],
     scale: u16,
     minimum: u16,
+    factors: [i8; MAX_FACTORS],
 }
 
 impl QuantMatrix {
@@ -122,7 +125,7 @@ impl QuantMatrix {
     pub(crate) fn quantize_as(w: MatRef<'_>, format: BlockFormat) -> Self {
         Self::build((w.rows, w.cols), format, &|panel, first| {
             for c in 0..PANEL.min(w.cols - first) {
-                for b in 0..panel.scales.len() {
+                for b in 0..w.rows.div_ceil(BLOCK) {
                     let mut values = [0.0_f32; BLOCK];
                     let len = BLOCK.min(w.rows - b * BLOCK);
                     for (t, value) in values.iter_mut().enumerate().take(len) {
@@ -144,28 +147,37 @@ impl QuantMatrix {
         format: BlockFormat,
         fill: &(impl Fn(&mut PanelMut<'_>, usize) + Sync),
     ) -> Self {
-        let (blocks, panels, bits) = (k.div_ceil(BLOCK), n.div_ceil(PANEL), format.bits());
+        let (blocks, panels) = (k.div_ceil(BLOCK), n.div_ceil(PANEL));
+        let panel_scales = blocks.div_ceil(format.blocks_per_scale());
+        let (panel_lines, panel_factors) = (blocks * format.lines(), blocks * format.factor_rows());
         let zero = match format.offset() {
             8 => 0x88,
             offset => offset as u8,
         };
-        let total = panels * blocks;
-        let mut lines = Line::zeroed(total * bits.lines());
-        let mut scales = vec![[0; PANEL]; total];
-        let has_minimum = format.has_minimum();
-        let mut minimums = vec![[0; PANEL]; if has_minimum { total } else { 0 }];
+        let mut lines = Line::zeroed(panels * panel_lines);
+        let mut scales = vec![[0; PANEL]; panels * panel_scales];
+        let minimum_count = if format.has_minimum() {
+            scales.len()
+        } else {
+            0
+        };
+        let mut minimums = vec![[0; PANEL]; minimum_count];
+        let mut factors = vec![[0; PANEL]; panels * panel_factors];
         if blocks > 0 {
-            let mut minimum_chunks = minimums.chunks_mut(blocks);
+            let mut minimum_chunks = minimums.chunks_mut(panel_scales);
+            let mut factor_chunks = factors.chunks_mut(panel_factors.max(1));
             let panel_data: Vec<_> = lines
-                .chunks_mut(blocks * bits.lines())
-                .zip(scales.chunks_mut(blocks))
+                .chunks_mut(panel_lines)
+                .zip(scales.chunks_mut(panel_scales))
                 .map(|(lines, scales)| {
                     let minimums = minimum_chunks.next().unwrap_or_default();
+                    let factors = factor_chunks.next().unwrap_or_default();
                     std::sync::Mutex::new(PanelMut {
-                        bits,
+                        format,
                         lines,
                         scales,
                         minimums,
+                        factors,
                     })
                 })
                 .collect();
@@ -184,6 +196,7 @@ impl QuantMatrix {
             lines,
             scales,
             minimums,
+            factors,
         }
     }
 
@@ -197,9 +210,12 @@ impl QuantMatrix {
         self.format
     }
 
-    /// Returns the size of integers, scales and minimums in bytes.
+    /// Returns the size of integers, scales, minimums and factors in bytes.
     pub(crate) fn bytes(&self) -> usize {
-        size_of_val(&*self.lines) + size_of_val(&*self.scales) + size_of_val(&*self.minimums)
+        size_of_val(&*self.lines)
+            + size_of_val(&*self.scales)
+            + size_of_val(&*self.minimums)
+            + size_of_val(&*self.factors)
     }
 
     /// Returns the number of blocks along k.
@@ -210,22 +226,27 @@ impl QuantMatrix {
     /// Returns a block of a panel.
     #[inline(always)]
     pub(crate) fn block(&self, panel: usize, block: usize) -> Block<'_> {
-        let index = panel * self.blocks() + block;
-        let lines = self.format.bits().lines();
+        let (blocks, format) = (self.blocks(), self.format);
+        let index = panel * blocks + block;
+        let per_scale = format.blocks_per_scale();
+        let scale = panel * blocks.div_ceil(per_scale) + block / per_scale;
+        let (lines, factors) = (format.lines(), format.factor_rows());
         Block {
+            format,
             lines: &self.lines[index * lines..][..lines],
-            scales: &self.scales[index],
-            minimums: self.minimums.get(index),
+            scales: &self.scales[scale],
+            minimums: self.minimums.get(scale),
+            factors: &self.factors[index * factors..][..factors],
         }
     }
 
     /// Returns the dequantized value at row `k` and column `n`.
     pub(crate) fn value(&self, k: usize, n: usize) -> f32 {
-        let block = self.block(n / PANEL, k / BLOCK);
-        let scale = self.format.to_f32(block.scales[n % PANEL]);
-        let value = scale * self.integer(k, n) as f32;
-        match block.minimums {
-            Some(minimums) => value + self.format.to_f32(minimums[n % PANEL]),
+        let (block, c) = (self.block(n / PANEL, k / BLOCK), n % PANEL);
+        let sub_block = k % BLOCK * self.format.sub_blocks() / BLOCK;
+        let value = block.scale(sub_block, c) * self.integer(k, n) as f32;
+        match block.minimum(sub_block, c) {
+            Some(minimum) => value + minimum,
             None => value,
         }
     }
@@ -235,55 +256,130 @@ impl QuantMatrix {
         assert!(k < self.k && n < self.n, "index out of bounds");
         let lines = self.block(n / PANEL, k / BLOCK).lines;
         let (group, byte) = (k % BLOCK / 4, n % PANEL * 4 + k % 4);
-        let stored = match self.format.bits() {
-            Bits::Int8 => lines[group].0[byte],
-            Bits::Int4 => lines[group / 2].0[byte] >> (group % 2 * 4) & 15,
-        };
-        i32::from(stored) - self.format.offset()
+        let stored = packing::integer_at(self.format.lines(), group, |line| lines[line].0[byte]);
+        self.format.integer(stored)
     }
 
     /// Returns block `b` of column `n`.
     fn column_block(&self, n: usize, b: usize) -> ColumnBlock {
         let (block, c) = (self.block(n / PANEL, b), n % PANEL);
-        let mut integers = [0; BLOCK];
-        for (i, line) in block.lines.iter().enumerate() {
-            let bytes = &line.0[4 * c..4 * c + 4];
-            match self.format.bits() {
-                Bits::Int8 => integers[4 * i..4 * i + 4].copy_from_slice(bytes),
-                Bits::Int4 => {
-                    for (t, byte) in bytes.iter().enumerate() {
-                        integers[8 * i + t] = byte & 15;
-                        integers[8 * i + 4 + t] = byte >> 4;
+        let mut words = [[0; 4]; GROUPS];
+        for (word, line) in words.iter_mut().zip(block.lines) {
+            word.copy_from_slice(&line.0[4 * c..4 * c + 4]);
+        }
+        let mut factors = [0; MAX_FACTORS];
+        for (factor, row) in factors.iter_mut().zip(block.factors) {
+            *factor = row[c];
+        }
+        ColumnBlock {
+            integers: packing::unpack_column(self.format.lines(), &words),
+            scale: block.scales[c],
+            minimum: block.minimums.map_or(0, |minimums| minimums[c]),
+            factors,
+        }
+    }
+
+    /// Writes the values of column `n` to `column`, which has `k` elements.
+    pub(crate) fn dequantize_column(&self, n: usize, column: &mut [f32]) {
+        let sub_blocks = self.format.sub_blocks();
+        for (b, values) in column.chunks_mut(BLOCK).enumerate() {
+            let integers = self.column_block(n, b).integers;
+            let (block, c) = (self.block(n / PANEL, b), n % PANEL);
+            let parts = values.chunks_mut(BLOCK / sub_blocks);
+            let parts = parts.zip(integers.chunks(BLOCK / sub_blocks));
+            for (sub_block, (values, integers)) in parts.enumerate() {
+                let scale = block.scale(sub_block, c);
+                for (value, integer) in values.iter_mut().zip(integers) {
+                    *value = scale * self.format.integer(*integer) as f32;
+                }
+                if let Some(minimum) = block.minimum(sub_block, c) {
+                    for value in values {
+                        *value += minimum;
                     }
                 }
             }
         }
-        ColumnBlock {
-            integers,
-            scale: block.scales[c],
-            minimum: block.minimums.map_or(0, |minimums| minimums[c]),
+    }
+}
+
+impl BlockFormat {
+    /// Returns the integer that the scale is multiplied by, from an unsigned integer in memory.
+    #[inline(always)]
+    fn integer(self, stored: u8) -> i32 {
+        let stored = if self.has_table() {
+            format::NONLINEAR[usize::from(stored & 15)]
+        } else {
+            stored
+        };
+        i32::from(stored) - self.offset()
+    }
+}
+
+impl Block<'_> {
+    /// Returns the scale of a sub-block of column `c` of the panel.
+    fn scale(&self, sub_block: usize, c: usize) -> f32 {
+        let scale = self.format.to_f32(self.scales[c]);
+        match self.factors.get(sub_block) {
+            Some(factors) => scale * f32::from(factors[c]),
+            None => scale,
         }
+    }
+
+    /// Returns the minimum of a sub-block of column `c` of the panel, if the format has minimums.
+    fn minimum(&self, sub_block: usize, c: usize) -> Option<f32> {
+        let minimum = self.format.to_f32(self.minimums?[c]);
+        let factors = self.factors.get(self.format.sub_blocks() + sub_block);
+        Some(match factors {
+            Some(factors) => minimum * f32::from(factors[c]),
+            None => minimum,
+        })
+    }
+
+    /// Returns the scales of a sub-block.
+    #[inline(always)]
+    fn scales(&self, sub_block: usize) -> [f32; PANEL] {
+        self.multiplied(self.scales, sub_block)
+    }
+
+    /// Returns the minimums of a sub-block, if the format has them.
+    #[inline(always)]
+    fn minimums(&self, sub_block: usize) -> Option<[f32; PANEL]> {
+        let row = self.format.sub_blocks() + sub_block;
+        self.minimums.map(|minimums| self.multiplied(minimums, row))
+    }
+
+    /// Returns scales or minimums times row `row` of the factors.
+    #[inline(always)]
+    fn multiplied(&self, halves: &[u16; PANEL], row: usize) -> [f32; PANEL] {
+        let mut values = halves.map(|bits| self.format.to_f32(bits));
+        if let Some(factors) = self.factors.get(row) {
+            for (value, factor) in values.iter_mut().zip(factors) {
+                *value *= f32::from(*factor);
+            }
+        }
+        values
     }
 }
 
 impl PanelMut<'_> {
     /// Stores block `b` of column `c` of the panel.
     fn set(&mut self, b: usize, c: usize, block: &ColumnBlock) {
-        self.scales[b][c] = block.scale;
-        if let Some(minimums) = self.minimums.get_mut(b) {
+        let at = b / self.format.blocks_per_scale();
+        self.scales[at][c] = block.scale;
+        if let Some(minimums) = self.minimums.get_mut(at) {
             minimums[c] = block.minimum;
         }
-        let count = self.bits.lines();
-        for (i, line) in self.lines[b * count..][..count].iter_mut().enumerate() {
-            let bytes = &mut line.0[4 * c..4 * c + 4];
-            match self.bits {
-                Bits::Int8 => bytes.copy_from_slice(&block.integers[4 * i..4 * i + 4]),
-                Bits::Int4 => {
-                    for (t, byte) in bytes.iter_mut().enumerate() {
-                        *byte = block.integers[8 * i + t] | block.integers[8 * i + 4 + t] << 4;
-                    }
-                }
-            }
+        let rows = self.format.factor_rows();
+        for (row, factor) in self.factors[b * rows..][..rows]
+            .iter_mut()
+            .zip(block.factors)
+        {
+            row[c] = factor;
+        }
+        let (bits, count) = (self.format.bits(), self.format.lines());
+        let words = packing::pack(usize::from(bits), &block.integers);
+        for (line, word) in self.lines[b * count..][..count].iter_mut().zip(words) {
+            line.0[4 * c..4 * c + 4].copy_from_slice(&word);
         }
     }
 }

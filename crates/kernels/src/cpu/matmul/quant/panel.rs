@@ -5,7 +5,10 @@
 use core::arch::x86_64::*;
 
 use super::activation::{Integers, RowGroup};
-use super::{Bits, Line, PANEL, QuantMatrix};
+use super::packing::unpack_lines;
+#[cfg(target_arch = "x86_64")]
+use super::packing::unpack_lines_avx2;
+use super::{Block, GROUPS, Line, PANEL, QuantMatrix};
 use crate::cpu::isa::Isa;
 
 /// The dot products of a block of sixteen columns with the same block of `M` rows. The integers of the
@@ -25,37 +28,46 @@ pub(super) fn panel<const M: usize>(
         return unsafe { panel_avx2(w, panel, x) };
     }
     let _ = isa;
-    match w.format.bits() {
-        Bits::Int8 => sum_blocks(w, panel, x, |lines, x| dots(lines, x, int8)),
-        Bits::Int4 => sum_blocks(w, panel, x, |lines, x| dots(lines, x, int4)),
+    let format = w.format;
+    if format.bits() == 8 {
+        return sum_blocks(w, panel, x, |block, groups, x| dots(block.lines, groups, x));
     }
+    sum_blocks(w, panel, x, |block, groups, x| {
+        dots(&unpack_lines(format, block.lines), groups, x)
+    })
 }
 
-/// Sums over blocks, in f32: first the products with the scales, then those with the minimum. All kernels
+/// The groups of four values of a sub-block.
+type Groups = std::ops::Range<usize>;
+
+/// Sums over sub-blocks, in f32: first the products with the scales, then those with the minimum. All kernels
 /// have this order.
 #[inline(always)]
 fn sum_blocks<const M: usize>(
     w: &QuantMatrix,
     panel: usize,
     x: &RowGroup<'_>,
-    dots: impl Fn(&[Line], [&Integers; M]) -> Dots<M>,
+    dots: impl Fn(&Block<'_>, Groups, [&Integers; M]) -> Dots<M>,
 ) -> [[f32; PANEL]; M] {
     let mut sums = [[0.0; PANEL]; M];
+    let sub_blocks = w.format.sub_blocks();
     for b in 0..w.blocks() {
         let block = w.block(panel, b);
-        let scales = block.scales.map(|bits| w.format.to_f32(bits));
-        let minimums = block.minimums.map(|m| m.map(|bits| w.format.to_f32(bits)));
-        let at = b * x.stride;
-        let dots = dots(block.lines, std::array::from_fn(|r| &x.integers[at + r]));
-        for r in 0..M {
-            let x = &x.scales[at + r];
-            for c in 0..PANEL {
-                let product = (dots[r][c] - x.correction) as f32;
-                sums[r][c] += scales[c] * x.scale * product;
-            }
-            if let Some(minimums) = &minimums {
+        for s in 0..sub_blocks {
+            let (scales, minimums) = (block.scales(s), block.minimums(s));
+            let groups = s * GROUPS / sub_blocks..(s + 1) * GROUPS / sub_blocks;
+            let integers = std::array::from_fn(|r| &x.integers[b * x.stride + r]);
+            let dots = dots(&block, groups, integers);
+            for r in 0..M {
+                let x = &x.scales[(b * sub_blocks + s) * x.stride + r];
                 for c in 0..PANEL {
-                    sums[r][c] += minimums[c] * x.sum;
+                    let product = (dots[r][c] - x.correction) as f32;
+                    sums[r][c] += scales[c] * x.scale * product;
+                }
+                if let Some(minimums) = &minimums {
+                    for c in 0..PANEL {
+                        sums[r][c] += minimums[c] * x.sum;
+                    }
                 }
             }
         }
@@ -63,33 +75,20 @@ fn sum_blocks<const M: usize>(
     sums
 }
 
-/// Returns the sums over the four values of each group, row by row, in plain Rust.
-fn dots<const M: usize>(
-    lines: &[Line],
-    x: [&Integers; M],
-    add: impl Fn(&mut [i32; PANEL], &Line, &Integers, usize),
-) -> Dots<M> {
+/// Returns the sums over the four values of each group of 8-bit integers, row by row, in plain Rust.
+#[inline(always)]
+fn dots<const M: usize>(lines: &[Line], groups: Groups, x: [&Integers; M]) -> Dots<M> {
     let mut sums = [[0; PANEL]; M];
-    for (g, line) in lines.iter().enumerate() {
+    for g in groups {
         for r in 0..M {
-            add(&mut sums[r], line, x[r], g);
+            add_group(
+                &mut sums[r],
+                &lines[g].0,
+                [x[r].0[2 * g], x[r].0[2 * g + 1]],
+            );
         }
     }
     sums
-}
-
-/// Adds the products of a line of 8-bit integers.
-#[inline(always)]
-fn int8(sums: &mut [i32; PANEL], line: &Line, x: &Integers, g: usize) {
-    add_group(sums, &line.0, [x.0[2 * g], x.0[2 * g + 1]]);
-}
-
-/// Adds the products of a line of 4-bit integers, which is two groups.
-#[inline(always)]
-fn int4(sums: &mut [i32; PANEL], line: &Line, x: &Integers, g: usize) {
-    let (low, high) = (line.0.map(|v| v & 15), line.0.map(|v| v >> 4));
-    add_group(sums, &low, [x.0[4 * g], x.0[4 * g + 1]]);
-    add_group(sums, &high, [x.0[4 * g + 2], x.0[4 * g + 3]]);
 }
 
 /// Adds the products of four values along k for sixteen columns.
@@ -112,9 +111,16 @@ fn panel_avx2<const M: usize>(
     panel: usize,
     x: &RowGroup<'_>,
 ) -> [[f32; PANEL]; M] {
-    match w.format.bits() {
-        Bits::Int8 => sum_blocks(w, panel, x, |lines, x| int8_avx2(lines, x)),
-        Bits::Int4 => sum_blocks(w, panel, x, |lines, x| int4_avx2(lines, x)),
+    let format = w.format;
+    match (format.bits(), format.has_table()) {
+        (8, _) => sum_blocks(w, panel, x, |block, groups, x| {
+            int8_avx2(block.lines, groups, x)
+        }),
+        // Two operations per group, without a detour through memory.
+        (4, false) => sum_blocks(w, panel, x, |block, _, x| int4_avx2(block.lines, x)),
+        _ => sum_blocks(w, panel, x, |block, groups, x| {
+            int8_avx2(&unpack_lines_avx2(format, block.lines), groups, x)
+        }),
     }
 }
 
@@ -122,10 +128,11 @@ fn panel_avx2<const M: usize>(
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn int8_avx2<const M: usize>(lines: &[Line], x: [&Integers; M]) -> Dots<M> {
+fn int8_avx2<const M: usize>(lines: &[Line], groups: Groups, x: [&Integers; M]) -> Dots<M> {
     let mut sums = [[_mm256_setzero_si256(); 2]; M];
     let mask = _mm256_set1_epi16(0xff);
-    for (g, line) in lines.iter().enumerate() {
+    for g in groups {
+        let line = &lines[g];
         for h in 0..2 {
             let weights = half(line, h);
             let even = _mm256_and_si256(weights, mask);

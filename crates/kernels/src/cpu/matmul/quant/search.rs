@@ -2,7 +2,7 @@
 
 use burn::tensor::f16;
 
-use super::{BLOCK, BlockFormat, ColumnBlock};
+use super::{BLOCK, BlockFormat, ColumnBlock, MAX_FACTORS};
 use crate::cpu::isa::Isa;
 
 type Values = [f32; BLOCK];
@@ -33,6 +33,7 @@ pub(super) fn with_minimum(values: &Values, len: usize) -> ColumnBlock {
         integers,
         scale: best.scale,
         minimum: best.minimum,
+        factors: [0; MAX_FACTORS],
     }
 }
 

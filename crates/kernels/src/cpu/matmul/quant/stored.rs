@@ -41,7 +41,7 @@ pub(crate) struct StoredMatrix<'a> {
 
 impl QuantMatrix {
     /// Creates a matrix from its bytes in a file, or `None` if a symmetric format contains -128 or, with
-    /// 4 bits, -8, which are never written.
+    /// 4 bits, -8, which are never written, or if the integers of the format are not stored apart.
     ///
     /// # Panics
     /// If the lengths do not match.
@@ -50,7 +50,8 @@ impl QuantMatrix {
         format: BlockFormat,
         stored: &StoredMatrix<'_>,
     ) -> Option<Self> {
-        let (blocks, column_bytes) = (k.div_ceil(BLOCK), format.bits().stored_bytes(k));
+        let bits = format.separate_integers()?;
+        let (blocks, column_bytes) = (k.div_ceil(BLOCK), bits.stored_bytes(k));
         let minimum_bytes = if format.has_minimum() { 2 * blocks } else { 0 };
         assert_eq!(n.checked_mul(column_bytes), Some(stored.integers.len()));
         assert_eq!(n.checked_mul(2 * blocks), Some(stored.scales.len()));
@@ -70,7 +71,7 @@ impl QuantMatrix {
                     halves(stored.minimums, panel.minimums);
                 }
                 let column = &stored.integers[j * column_bytes..][..column_bytes];
-                if !fill_column(format, k, c, column, panel.lines) {
+                if !fill_column((format, bits), k, c, column, panel.lines) {
                     is_valid.store(false, Ordering::Relaxed);
                 }
             }
@@ -78,9 +79,11 @@ impl QuantMatrix {
         is_valid.into_inner().then_some(matrix)
     }
 
-    /// Returns the integers as they are stored in a file.
+    /// Returns the integers as they are stored in a file; empty if they are not stored apart.
     pub(crate) fn stored_integers(&self) -> Vec<u8> {
-        let bits = self.format.bits();
+        let Some(bits) = self.format.separate_integers() else {
+            return Vec::new();
+        };
         let column_bytes = bits.stored_bytes(self.k);
         let mut stored = Vec::with_capacity(self.n * column_bytes + BLOCK);
         for j in 0..self.n {
@@ -139,10 +142,16 @@ impl Line {
 }
 
 /// Fills column `c` of a panel with `k` stored integers. Returns whether all are valid.
-fn fill_column(format: BlockFormat, k: usize, c: usize, stored: &[u8], lines: &mut [Line]) -> bool {
-    let (bits, mut has_smallest) = (format.bits(), false);
+fn fill_column(
+    (format, bits): (BlockFormat, Bits),
+    k: usize,
+    c: usize,
+    stored: &[u8],
+    lines: &mut [Line],
+) -> bool {
+    let mut has_smallest = false;
     let block_bytes = bits.stored_bytes(BLOCK);
-    let blocks = lines.chunks_exact_mut(bits.lines());
+    let blocks = lines.chunks_exact_mut(format.lines());
     let last = k.div_ceil(BLOCK).saturating_sub(1);
     let has_spare_nibble = bits == Bits::Int4 && !k.is_multiple_of(2);
     for (index, (lines, block)) in blocks.zip(stored.chunks(block_bytes)).enumerate() {
@@ -198,6 +207,7 @@ fn even_nibbles(word: u32) -> u32 {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::cpu::matmul::matrix::MatRef;
@@ -220,7 +230,7 @@ mod tests {
                 _ if k < w.k => w.integer(k, j),
                 _ => 0,
             };
-            match w.format.bits() {
+            match w.format.separate_integers().unwrap() {
                 Bits::Int8 => stored.extend((0..w.k).map(|k| value(k) as u8)),
                 Bits::Int4 => stored.extend((0..w.k).step_by(2).map(|k| {
                     let [low, high] = [value(k), value(k + 1)].map(|v| (v + 8) as u8);
@@ -266,7 +276,7 @@ mod tests {
         for (k, n) in [(33, 17), (64, 3), (7, 1), (32, 16), (31, 2), (63, 1)] {
             let values = rng.floats(k * n);
             for format in FORMATS {
-                let bits = format.bits();
+                let bits = format.separate_integers().unwrap();
                 let w = QuantMatrix::quantize_as(MatRef::row_major(&values, k, n), format);
                 let (valid, scales) = (w.stored_integers(), w.stored_scales());
                 let minimums = w.stored_minimums();

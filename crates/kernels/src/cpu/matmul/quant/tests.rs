@@ -7,13 +7,19 @@ use crate::cpu::matmul::matvec::MatvecOptions;
 use crate::cpu::par::with_threads;
 use crate::cpu::testing::Rng;
 
-const FORMATS: [BlockFormat; 5] = [
-    BlockFormat::Symmetric8,
-    BlockFormat::Symmetric4,
-    BlockFormat::Q8_0,
-    BlockFormat::Q4_0,
-    BlockFormat::Q4_1,
-];
+/// The formats that matrices of any shape can be quantized to.
+fn encoded_formats() -> impl Iterator<Item = BlockFormat> {
+    let formats = BlockFormat::ALL.into_iter();
+    formats.filter(|format| format.separate_integers().is_some())
+}
+
+/// The number of rows that a matrix can have: `k`, or more in formats of GGUF files only.
+fn fitting(k: usize, format: BlockFormat) -> usize {
+    match format.separate_integers() {
+        Some(_) => k,
+        None => k.next_multiple_of(format.block_len()),
+    }
+}
 
 fn dequantized(w: &QuantMatrix) -> Vec<f32> {
     (0..w.k * w.n).map(|i| w.value(i / w.n, i % w.n)).collect()
@@ -26,24 +32,25 @@ fn product(x: &[f32], rows: usize, w: &QuantMatrix, options: &MatvecOptions<'_>)
     y
 }
 
-/// A matrix of random integers, scales and minimums: also those that rounding never gives.
-fn random_blocks(rng: &mut Rng, k: usize, n: usize, format: BlockFormat) -> QuantMatrix {
-    let scale = |rng: &mut Rng| burn::tensor::f16::from_f32(rng.uniform() - 0.5).to_bits();
-    let mut bytes = Vec::new();
+/// A matrix of random integers, scales, minimums and factors: also those that rounding never gives.
+pub(super) fn random_blocks(rng: &mut Rng, k: usize, n: usize, format: BlockFormat) -> QuantMatrix {
     let block_bytes = format.gguf_block_bytes().unwrap_or_default();
-    for _ in 0..k / BLOCK * n {
-        let halves = if format.has_minimum() { 2 } else { 1 };
-        for _ in 0..halves {
-            bytes.extend(scale(rng).to_le_bytes());
+    let (scale, minimum) = format.halves();
+    let mut bytes = Vec::new();
+    for _ in 0..k / format.block_len() * n {
+        let start = bytes.len();
+        bytes.extend((0..block_bytes).map(|_| rng.next() as u8));
+        for at in [Some(scale), minimum].into_iter().flatten() {
+            let half = burn::tensor::f16::from_f32(rng.uniform() - 0.5);
+            bytes[start + at..start + at + 2].copy_from_slice(&half.to_le_bytes());
         }
-        bytes.extend((2 * halves..block_bytes).map(|_| rng.next() as u8));
     }
     let matrix = QuantMatrix::from_gguf((k, n), format, &bytes);
     matrix.unwrap_or_else(|| unreachable!("the lengths match"))
 }
 
 fn random_matrix(rng: &mut Rng, k: usize, n: usize, format: BlockFormat) -> QuantMatrix {
-    if k.is_multiple_of(BLOCK) && !format.is_symmetric() {
+    if k.is_multiple_of(format.block_len()) && !format.is_symmetric() {
         return random_blocks(rng, k, n, format);
     }
     let w = rng.floats(k * n);
@@ -149,11 +156,12 @@ fn values_that_q4_1_represents_are_found_exactly() {
 #[test]
 fn kernels_match_f64_of_the_dequantized_weights() {
     for isa in Isa::available() {
-        for format in FORMATS {
+        for format in BlockFormat::ALL {
             let mut rng = Rng(32);
             for case in 0..60 {
                 let (m, k, n) = (1 + rng.below(19), rng.below(141), rng.below(71));
                 let k = if case % 2 == 0 { k } else { k / BLOCK * BLOCK };
+                let k = fitting(k, format);
                 // Below 1, so that the error of rounding x is relative to the weights alone.
                 let x: Vec<f32> = rng.floats(m * k).iter().map(|x| x / 4.0).collect();
                 let bias = rng.floats(n);
@@ -168,12 +176,12 @@ fn kernels_match_f64_of_the_dequantized_weights() {
                         let mut want = options.bias.map_or(0.0, |b| f64::from(b[j]));
                         let mut size = want.abs();
                         for p in 0..k {
-                            let column = q.column_block(j, p / BLOCK);
-                            let (scale, minimum) =
-                                (format.to_f32(column.scale), format.to_f32(column.minimum));
+                            let block = q.block(j / PANEL, p / BLOCK);
+                            let s = p % BLOCK * format.sub_blocks() / BLOCK;
+                            let scale = block.scale(s, j % PANEL);
+                            let minimum = block.minimum(s, j % PANEL).unwrap_or_default();
                             let term = f64::from(scale) * f64::from(q.integer(p, j));
-                            let w =
-                                term + f64::from(if format.has_minimum() { minimum } else { 0.0 });
+                            let w = term + f64::from(minimum);
                             want += f64::from(x[i * k + p]) * w;
                             size += term.abs() + w.abs();
                         }
@@ -194,9 +202,9 @@ fn result_is_bitwise_independent_of_isa_rows_and_threads() {
     let mut rng = Rng(33);
     let m = 23;
     for (k, n) in [(300, 203), (320, 33), (64, 16), (31, 1)] {
-        let x = rng.floats(m * k);
-        for format in FORMATS {
-            let q = random_matrix(&mut rng, k, n, format);
+        for format in BlockFormat::ALL {
+            let k = fitting(k, format);
+            let (x, q) = (rng.floats(m * k), random_matrix(&mut rng, k, n, format));
             let scalar = MatvecOptions {
                 isa: Isa::Scalar,
                 ..Default::default()
@@ -225,8 +233,10 @@ fn products_of_random_shapes_have_the_same_bits_at_every_isa() {
     for case in 0..80 {
         let (m, k, n) = (1 + rng.below(45), rng.below(400), 1 + rng.below(150));
         let k = if case % 2 == 0 { k } else { k / BLOCK * BLOCK };
-        let (x, bias) = (rng.floats(m * k), rng.floats(n));
-        for format in FORMATS {
+        let bias = rng.floats(n);
+        for format in BlockFormat::ALL {
+            let k = fitting(k, format);
+            let x = rng.floats(m * k);
             let q = random_matrix(&mut rng, k, n, format);
             let at = |isa| {
                 let bias = (case % 3 == 1).then_some(&bias[..]);
@@ -246,10 +256,10 @@ fn products_of_random_shapes_have_the_same_bits_at_every_isa() {
 fn sums_of_the_largest_integers_do_not_overflow() {
     for format in [BlockFormat::Q8_0, BlockFormat::Q4_0, BlockFormat::Q4_1] {
         // -128, -8 and 15.
-        let largest = match format.bits() {
-            Bits::Int8 => 0x80,
-            Bits::Int4 if format.has_minimum() => 0xff,
-            Bits::Int4 => 0x00,
+        let largest = match format {
+            BlockFormat::Q8_0 => 0x80,
+            BlockFormat::Q4_1 => 0xff,
+            _ => 0x00,
         };
         let mut block = burn::tensor::f16::from_f32(1.0).to_le_bytes().to_vec();
         let size = format.gguf_block_bytes().unwrap_or_default();
@@ -276,9 +286,10 @@ fn sums_of_the_largest_integers_do_not_overflow() {
 #[test]
 fn a_long_prompt_has_the_bits_of_its_rows() {
     let mut rng = Rng(39);
-    let (m, k, n) = (150, 96, 40);
-    let x = rng.floats(m * k);
-    for format in FORMATS {
+    let (m, n) = (150, 40);
+    for format in BlockFormat::ALL {
+        let k = fitting(96, format);
+        let x = rng.floats(m * k);
         let q = random_matrix(&mut rng, k, n, format);
         let options = MatvecOptions::default();
         let all = with_threads(7, || product(&x, m, &q, &options));
@@ -292,7 +303,7 @@ fn a_long_prompt_has_the_bits_of_its_rows() {
 #[test]
 fn non_finite_values_propagate_as_nan() {
     for isa in Isa::available() {
-        for format in FORMATS {
+        for format in encoded_formats() {
             let mut w = vec![1.0; 64 * 2];
             w[5 * 2] = f32::INFINITY;
             let q = QuantMatrix::quantize_as(MatRef::row_major(&w, 64, 2), format);

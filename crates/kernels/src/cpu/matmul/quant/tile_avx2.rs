@@ -9,35 +9,38 @@
 use core::arch::x86_64::*;
 
 use super::activation::RowGroup;
+use super::packing::unpack_lines_avx2;
 use super::panel::half;
-use super::{BLOCK, Bits, Block, PANEL, QuantMatrix};
+use super::{BLOCK, Block, GROUPS, Line, PANEL, QuantMatrix};
 
-/// A block of a panel as [`tile`] reads it.
+/// A block of `S` sub-blocks of a panel as [`tile`] reads it.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-pub(super) struct WideBlock {
+pub(super) struct WideBlock<const S: usize> {
     /// The weights without offset in pairs along k, in the order of `activation::Integers`.
     pairs: [[[i16; 2]; PANEL]; BLOCK / 2],
-    scales: [f32; PANEL],
+    scales: [[f32; PANEL]; S],
     /// Unspecified if the format has none.
-    minimums: [f32; PANEL],
+    minimums: [[f32; PANEL]; S],
 }
 
 /// Returns the number of scratch words for a panel of `blocks` blocks.
-pub(super) fn wide_words(blocks: usize) -> usize {
-    blocks * (size_of::<WideBlock>() / size_of::<u32>())
+pub(super) fn wide_words<const S: usize>(blocks: usize) -> usize {
+    blocks * (size_of::<WideBlock<S>>() / size_of::<u32>())
 }
 
 /// Widens the blocks of `panels`, which the matrix must have, in `words`.
 #[target_feature(enable = "avx2,fma")]
 #[allow(clippy::cast_ptr_alignment, reason = "the alignment is checked")]
-pub(super) fn widen_panels<'a>(
+pub(super) fn widen_panels<'a, const S: usize>(
     w: &QuantMatrix,
     panels: std::ops::Range<usize>,
     words: &'a mut [u32],
-) -> &'a [WideBlock] {
+) -> &'a [WideBlock<S>] {
     let count = panels.len() * w.blocks();
-    assert!(words.len() >= wide_words(count) && words.as_ptr().cast::<WideBlock>().is_aligned());
+    assert!(
+        words.len() >= wide_words::<S>(count) && words.as_ptr().cast::<WideBlock<S>>().is_aligned()
+    );
     // SAFETY: the words are enough and aligned, and all bit patterns are valid.
     let wide = unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), count) };
     let blocks = panels.flat_map(|p| (0..w.blocks()).map(move |b| (p, b)));
@@ -49,15 +52,19 @@ pub(super) fn widen_panels<'a>(
 
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn widen(w: &QuantMatrix, block: Block<'_>, wide: &mut WideBlock) {
+fn widen<const S: usize>(w: &QuantMatrix, block: Block<'_>, wide: &mut WideBlock<S>) {
     let offset = _mm256_set1_epi16(w.format.offset() as i16);
-    let bits = w.format.bits();
-    let per_line = wide.pairs.len() / bits.lines();
-    for (line, pairs) in block
-        .lines
-        .iter()
-        .zip(wide.pairs.chunks_exact_mut(per_line))
-    {
+    let unpacked: [Line; GROUPS];
+    let (lines, is_packed) = match (w.format.bits(), w.format.has_table()) {
+        (8, _) => (block.lines, false),
+        (4, false) => (block.lines, true),
+        _ => {
+            unpacked = unpack_lines_avx2(w.format, block.lines);
+            (&unpacked[..], false)
+        }
+    };
+    let per_line = wide.pairs.len() / lines.len();
+    for (line, pairs) in lines.iter().zip(wide.pairs.chunks_exact_mut(per_line)) {
         for h in 0..2 {
             let weights = half(line, h);
             let mut set = |pair: usize, weights| {
@@ -68,66 +75,71 @@ fn widen(w: &QuantMatrix, block: Block<'_>, wide: &mut WideBlock) {
                     _mm256_storeu_si256(to.as_mut_ptr().cast(), without_offset);
                 }
             };
-            match bits {
-                Bits::Int8 => {
-                    set(0, _mm256_and_si256(weights, _mm256_set1_epi16(0xff)));
-                    set(1, _mm256_srli_epi16::<8>(weights));
-                }
-                Bits::Int4 => {
-                    let mask = _mm256_set1_epi16(15);
-                    set(0, _mm256_and_si256(weights, mask));
-                    set(1, _mm256_and_si256(_mm256_srli_epi16::<8>(weights), mask));
-                    set(2, _mm256_and_si256(_mm256_srli_epi16::<4>(weights), mask));
-                    set(3, _mm256_srli_epi16::<12>(weights));
-                }
+            if is_packed {
+                let mask = _mm256_set1_epi16(15);
+                set(0, _mm256_and_si256(weights, mask));
+                set(1, _mm256_and_si256(_mm256_srli_epi16::<8>(weights), mask));
+                set(2, _mm256_and_si256(_mm256_srli_epi16::<4>(weights), mask));
+                set(3, _mm256_srli_epi16::<12>(weights));
+            } else {
+                set(0, _mm256_and_si256(weights, _mm256_set1_epi16(0xff)));
+                set(1, _mm256_srli_epi16::<8>(weights));
             }
         }
     }
-    wide.scales = block.scales.map(|bits| w.format.to_f32(bits));
-    if let Some(minimums) = block.minimums {
-        wide.minimums = minimums.map(|bits| w.format.to_f32(bits));
+    for s in 0..S {
+        wide.scales[s] = block.scales(s);
+        if let Some(minimums) = block.minimums(s) {
+            wide.minimums[s] = minimums;
+        }
     }
 }
 
-/// Multiplies a panel with the `M` rows of `x`. Sums over blocks in the same order as `panel::sum_blocks`, so
+/// Multiplies a panel with the `M` rows of `x`. Sums over sub-blocks in the same order as `panel::sum_blocks`, so
 /// the results are bitwise identical.
 #[target_feature(enable = "avx2,fma")]
-pub(super) fn tile<const M: usize, const MINIMUM: bool>(
-    panel: &[WideBlock],
+pub(super) fn tile<const M: usize, const S: usize, const MINIMUM: bool>(
+    panel: &[WideBlock<S>],
     x: &RowGroup<'_>,
 ) -> [[f32; PANEL]; M] {
     let mut sums = [[_mm256_setzero_ps(); 2]; M];
     let rows = x.integers.chunks_exact(x.stride);
-    let row_scales = x.scales.chunks_exact(x.stride);
-    for (block, (x, row)) in panel.iter().zip(rows.zip(row_scales)) {
-        let (Some(x), Some(row)) = (x.first_chunk::<M>(), row.first_chunk::<M>()) else {
+    let row_scales = x.scales.chunks_exact(S * x.stride);
+    for (block, (x_block, scales)) in panel.iter().zip(rows.zip(row_scales)) {
+        let Some(integers) = x_block.first_chunk::<M>() else {
             break; // A group has `M` rows.
         };
-        let mut dots = [[_mm256_setzero_si256(); 2]; M];
-        for (pair, weights) in block.pairs.iter().enumerate() {
-            let weights = load(weights);
-            for r in 0..M {
-                let values = _mm256_set1_epi32(x[r].0[pair]);
-                for h in 0..2 {
-                    let products = _mm256_madd_epi16(weights[h], values);
-                    dots[r][h] = _mm256_add_epi32(dots[r][h], products);
+        let parts = block.pairs.chunks_exact(BLOCK / 2 / S);
+        for (s, (pairs, row)) in parts.zip(scales.chunks_exact(x.stride)).enumerate() {
+            let Some(row) = row.first_chunk::<M>() else {
+                break;
+            };
+            let mut dots = [[_mm256_setzero_si256(); 2]; M];
+            for (pair, weights) in pairs.iter().enumerate() {
+                let weights = load(weights);
+                for r in 0..M {
+                    let values = _mm256_set1_epi32(integers[r].0[s * (BLOCK / 2 / S) + pair]);
+                    for h in 0..2 {
+                        let products = _mm256_madd_epi16(weights[h], values);
+                        dots[r][h] = _mm256_add_epi32(dots[r][h], products);
+                    }
                 }
             }
-        }
-        let scales = load_f32(&block.scales);
-        for r in 0..M {
-            for h in 0..2 {
-                let scale = _mm256_mul_ps(scales[h], _mm256_set1_ps(row[r].scale));
-                let product = _mm256_mul_ps(scale, _mm256_cvtepi32_ps(dots[r][h]));
-                sums[r][h] = _mm256_add_ps(sums[r][h], product);
-            }
-        }
-        if MINIMUM {
-            let minimums = load_f32(&block.minimums);
+            let scales = load_f32(&block.scales[s]);
             for r in 0..M {
                 for h in 0..2 {
-                    let minimum = _mm256_mul_ps(minimums[h], _mm256_set1_ps(row[r].sum));
-                    sums[r][h] = _mm256_add_ps(sums[r][h], minimum);
+                    let scale = _mm256_mul_ps(scales[h], _mm256_set1_ps(row[r].scale));
+                    let product = _mm256_mul_ps(scale, _mm256_cvtepi32_ps(dots[r][h]));
+                    sums[r][h] = _mm256_add_ps(sums[r][h], product);
+                }
+            }
+            if MINIMUM {
+                let minimums = load_f32(&block.minimums[s]);
+                for r in 0..M {
+                    for h in 0..2 {
+                        let minimum = _mm256_mul_ps(minimums[h], _mm256_set1_ps(row[r].sum));
+                        sums[r][h] = _mm256_add_ps(sums[r][h], minimum);
+                    }
                 }
             }
         }

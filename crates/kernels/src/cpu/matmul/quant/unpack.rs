@@ -1,21 +1,19 @@
-//! Panels as tiles read them: 8-bit integers as they are in memory, 4-bit integers as bytes, and scales as
-//! f32.
+//! Panels as tiles read them: 8-bit integers as they are in memory, others as bytes, and the scales of all sub-blocks
+//! as f32.
 
 #[allow(clippy::wildcard_imports, reason = "dozens of intrinsics")]
 use core::arch::x86_64::*;
 
-use super::tile_x86::{TilePanel, to_f32};
-use super::{Bits, BlockFormat, GROUPS, Line, PANEL, QuantMatrix};
+use super::packing::unpack_registers;
+use super::tile_x86::{TilePanel, minimums, scales};
+use super::{Block, GROUPS, Line, PANEL, QuantMatrix};
 
 impl QuantMatrix {
     /// Returns the number of scratch words for an unpacked panel.
     pub(super) fn unpacked_words(&self) -> usize {
         let halves = if self.format.has_minimum() { 2 } else { 1 };
-        let lines = match self.format.bits() {
-            Bits::Int8 => 0,
-            Bits::Int4 => GROUPS,
-        };
-        self.blocks() * PANEL * (halves + lines)
+        let lines = if self.format.bits() == 8 { 0 } else { GROUPS };
+        self.blocks() * PANEL * (halves * self.format.sub_blocks() + lines)
     }
 
     /// Unpacks `P` panels from `first` on. Panels that the matrix does not have are not allowed.
@@ -25,68 +23,78 @@ impl QuantMatrix {
         first: usize,
         words: &'a mut [u32],
     ) -> [TilePanel<'a>; P] {
-        let blocks = self.blocks();
+        let (blocks, format) = (self.blocks(), self.format);
         let mut chunks = words.chunks_exact_mut(self.unpacked_words().max(1));
         std::array::from_fn(|p| {
             let words = chunks.next().unwrap_or_default();
-            let from = (first + p) * blocks;
-            let (line_words, halves) = match self.format.bits() {
-                Bits::Int8 => words.split_at_mut(0),
-                Bits::Int4 => words.split_at_mut(blocks * GROUPS * PANEL),
-            };
-            let lines: &[[Line; GROUPS]] = match self.format.bits() {
-                Bits::Int8 => &self.lines.as_chunks().0[from..from + blocks],
-                Bits::Int4 => {
-                    let unpacked = as_blocks(line_words);
-                    let packed: &[[Line; GROUPS / 2]] = self.lines.as_chunks().0;
-                    unpack(&packed[from..from + blocks], unpacked);
-                    unpacked
+            let (panel, count) = (first + p, format.lines());
+            let packed = &self.lines[panel * blocks * count..][..blocks * count];
+            let (lines, values): (&[[Line; GROUPS]], _) = if format.bits() == 8 {
+                (packed.as_chunks().0, words)
+            } else {
+                let (line_words, values) = words.split_at_mut(blocks * GROUPS * PANEL);
+                let unpacked = as_blocks(line_words);
+                match (count, format.has_table()) {
+                    (2, _) => unpack::<2, false>(packed, unpacked),
+                    (3, _) => unpack::<3, false>(packed, unpacked),
+                    (5, _) => unpack::<5, false>(packed, unpacked),
+                    (6, _) => unpack::<6, false>(packed, unpacked),
+                    (_, false) => unpack::<4, false>(packed, unpacked),
+                    (_, true) => unpack::<4, true>(packed, unpacked),
                 }
+                (unpacked, values)
             };
-            let (scales, minimums) = halves.split_at_mut(blocks * PANEL);
+            let (scale_words, minimum_words) =
+                values.split_at_mut(blocks * format.sub_blocks() * PANEL);
+            let minimum_words = if format.has_minimum() {
+                minimum_words
+            } else {
+                &mut []
+            };
+            let (to_scales, to_minimums) = (as_rows(scale_words), as_rows(minimum_words));
+            for b in 0..blocks {
+                widen(&self.block(panel, b), b, to_scales, to_minimums);
+            }
             TilePanel {
                 lines,
-                scales: widen(self.format, &self.scales[from..from + blocks], scales),
-                minimums: match self.minimums.get(from..from + blocks) {
-                    Some(halves) => widen(self.format, halves, minimums),
-                    None => &[],
-                },
+                scales: to_scales,
+                minimums: to_minimums,
             }
         })
     }
 }
 
-/// Spreads nibbles over bytes.
+/// Spreads integers of `BITS` bits over bytes.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn unpack(packed: &[[Line; GROUPS / 2]], unpacked: &mut [[Line; GROUPS]]) {
-    let mask = _mm512_set1_epi8(15);
-    for (packed, unpacked) in packed.iter().zip(unpacked) {
-        for (line, pair) in packed.iter().zip(unpacked.as_chunks_mut::<2>().0) {
+fn unpack<const BITS: usize, const TABLE: bool>(packed: &[Line], unpacked: &mut [[Line; GROUPS]]) {
+    for (packed, unpacked) in packed.as_chunks::<BITS>().0.iter().zip(unpacked) {
+        let groups = unpack_registers::<BITS, TABLE>(packed);
+        for (line, group) in unpacked.iter_mut().zip(groups) {
             // SAFETY: a line has 64 bytes and their alignment.
-            unsafe {
-                let bytes = _mm512_load_si512(line.0.as_ptr().cast());
-                let low = _mm512_and_si512(bytes, mask);
-                let high = _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), mask);
-                _mm512_store_si512(pair[0].0.as_mut_ptr().cast(), low);
-                _mm512_store_si512(pair[1].0.as_mut_ptr().cast(), high);
-            }
+            unsafe { _mm512_store_si512(line.0.as_mut_ptr().cast(), group) };
         }
     }
 }
 
-/// Converts scales or minimums to f32, in `words`.
+/// Converts scales and minimums of block `b` to f32.
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn widen<'a>(
-    format: BlockFormat,
-    halves: &[[u16; PANEL]],
-    words: &'a mut [u32],
-) -> &'a [[f32; PANEL]] {
-    let values = as_rows(words);
-    for (values, halves) in values.iter_mut().zip(halves) {
-        // SAFETY: the array has sixteen values.
-        unsafe { _mm512_storeu_ps(values.as_mut_ptr(), to_f32(format, halves)) };
+fn widen(
+    block: &Block<'_>,
+    b: usize,
+    to_scales: &mut [[f32; PANEL]],
+    to_minimums: &mut [[f32; PANEL]],
+) {
+    let sub_blocks = block.format.sub_blocks();
+    for s in 0..sub_blocks {
+        let at = b * sub_blocks + s;
+        // SAFETY: the arrays have sixteen values.
+        unsafe { _mm512_storeu_ps(to_scales[at].as_mut_ptr(), scales(block, s)) };
+        if let (Some(minimums), Some(to)) = (minimums(block, s), to_minimums.get_mut(at)) {
+            // SAFETY: as above.
+            unsafe { _mm512_storeu_ps(to.as_mut_ptr(), minimums) };
+        }
     }
-    values
 }
 
 /// Reinterprets scratch as blocks of lines.
