@@ -80,6 +80,15 @@ fn attempt(path: &Path) -> bool {
     };
     let weights = model.open_weights().unwrap();
     for (name, shape) in nextword_model::weights::layout(&model.config) {
+        if weights.matrix_format(&name).is_some() {
+            let [d_in, d_out] = match *shape {
+                [d_out, d_in] if name == "token_embedding.weight" => [d_in, d_out],
+                [d_in, d_out] => [d_in, d_out],
+                _ => unreachable!("{name} has blocks"),
+            };
+            let matrix = weights.quantized_matrix(&name, [d_in, d_out]).unwrap();
+            assert_eq!(matrix.unwrap().shape(), [d_in, d_out], "{name}");
+        }
         let values = weights.values(&name).unwrap();
         assert_eq!(values.len(), shape.iter().product::<usize>(), "{name}");
     }
@@ -106,6 +115,7 @@ fn valid_files(dir: &TestDir) -> Vec<RawFile> {
         files.push(RawFile::read(&path));
     }
     files.push(crate::gguf_read_tokenizers::sentencepiece_file(dir));
+    files.push(crate::gguf_blocks::file_of_all_types(dir));
     for file in &files {
         file.write(&path);
         assert!(attempt(&path), "{:?}", open_gguf(&path).err());

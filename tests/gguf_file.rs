@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use nextword_base::rng::RandomSequence;
+
 /// A file: every metadata value and every tensor as its bytes.
 #[derive(Clone)]
 pub(crate) struct RawFile {
@@ -68,6 +70,69 @@ pub(crate) fn f32s_value(values: &[f32]) -> Vec<u8> {
     array(6, values.len(), &items)
 }
 
+/// A type of tensors that consist of blocks.
+pub(crate) struct BlockType {
+    pub(crate) code: u32,
+    pub(crate) name: &'static str,
+    /// Values in a block.
+    pub(crate) len: usize,
+    pub(crate) bytes: usize,
+    /// Where scale and minimum are.
+    halves: &'static [usize],
+}
+
+const fn block_type(
+    code: u32,
+    name: &'static str,
+    [len, bytes]: [usize; 2],
+    halves: &'static [usize],
+) -> BlockType {
+    BlockType {
+        code,
+        name,
+        len,
+        bytes,
+        halves,
+    }
+}
+
+/// All types that consist of blocks.
+pub(crate) static BLOCK_TYPES: [BlockType; 12] = [
+    block_type(2, "Q4_0", [32, 18], &[0]),
+    block_type(3, "Q4_1", [32, 20], &[0, 2]),
+    block_type(6, "Q5_0", [32, 22], &[0]),
+    block_type(7, "Q5_1", [32, 24], &[0, 2]),
+    block_type(8, "Q8_0", [32, 34], &[0]),
+    block_type(10, "Q2_K", [256, 84], &[80, 82]),
+    block_type(11, "Q3_K", [256, 110], &[108]),
+    block_type(12, "Q4_K", [256, 144], &[0, 2]),
+    block_type(13, "Q5_K", [256, 176], &[0, 2]),
+    block_type(14, "Q6_K", [256, 210], &[208]),
+    block_type(20, "IQ4_NL", [32, 18], &[0]),
+    block_type(23, "IQ4_XS", [256, 136], &[0]),
+];
+
+impl RawTensor {
+    /// Replaces the values with random blocks, all of whose bits are used, and whose scales are small.
+    pub(crate) fn randomize(&mut self, kind: &BlockType, rng: &mut RandomSequence) {
+        let values = self.sizes.iter().product::<u64>() as usize;
+        assert!((self.sizes[0] as usize).is_multiple_of(kind.len));
+        self.kind = kind.code;
+        self.bytes.clear();
+        for _ in 0..values / kind.len {
+            let start = self.bytes.len();
+            let random = (0..kind.bytes).map(|_| rng.below(256) as u8);
+            self.bytes.extend(random);
+            // From 2^-11 on, and from 2^-14 on if small integers multiply them.
+            let smallest = if kind.len == 32 { 0x1000 } else { 0x0400 };
+            for at in kind.halves {
+                let half = smallest | rng.below(1024) as u16;
+                self.bytes[start + at..start + at + 2].copy_from_slice(&half.to_le_bytes());
+            }
+        }
+    }
+}
+
 struct Cursor<'a>(&'a [u8], usize);
 
 impl Cursor<'_> {
@@ -107,7 +172,7 @@ impl Cursor<'_> {
 }
 
 impl RawFile {
-    /// Reads a file with tensors in f32, f16, bf16, `q8_0` or `q4_0`, as nextword writes it.
+    /// Reads a file as nextword writes it.
     pub(crate) fn read(path: &Path) -> Self {
         let bytes = fs::read(path).unwrap();
         let mut cursor = Cursor(&bytes, 4);
@@ -134,9 +199,11 @@ impl RawFile {
             let len = match kind {
                 0 => 4 * n,
                 1 | 30 => 2 * n,
-                2 => n / 32 * 18,
-                8 => n / 32 * 34,
-                other => panic!("tensor type {other}"),
+                _ => {
+                    let block = BLOCK_TYPES.iter().find(|block| block.code == kind);
+                    let block = block.unwrap_or_else(|| panic!("tensor type {kind}"));
+                    n / block.len * block.bytes
+                }
             };
             let bytes = bytes[start + offset..start + offset + len].to_vec();
             RawTensor {

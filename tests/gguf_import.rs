@@ -10,6 +10,7 @@ use nextword_data::TokenizerConfig;
 use nextword_model::weights::{self, to_f32_vec};
 use nextword_model::{
     ForwardContext, ModelCard, ModelConfig, ModelDir, ModelTokens, RotaryConfig, RotaryScaling,
+    Transformer,
 };
 
 use crate::gguf_file::{RawFile, RawTensor, bool_value, f32_value, text_value, u32_value};
@@ -35,7 +36,7 @@ fn characters(folder: &Path) -> ModelDir {
     ModelDir::open(folder).unwrap()
 }
 
-fn random_model(dir: &TestDir, config: &ModelConfig) -> ModelDir {
+pub(crate) fn random_model(dir: &TestDir, config: &ModelConfig) -> ModelDir {
     let path = dir.path("random");
     let config = ModelConfig {
         vocab_size: 40,
@@ -46,13 +47,15 @@ fn random_model(dir: &TestDir, config: &ModelConfig) -> ModelDir {
     characters(&path)
 }
 
-fn logits(model: &ModelDir) -> Vec<f32> {
-    let device = flex();
+pub(crate) fn logits(model: &ModelDir) -> Vec<f32> {
+    logits_of(&model.load(&flex()).unwrap())
+}
+
+pub(crate) fn logits_of(model: &Transformer) -> Vec<f32> {
     let ids = Tensor::<2, Int>::from_ints(
         [[5, 9, 1, 7, 7, 3, 0, 12], [1, 2, 3, 4, 5, 6, 7, 8]],
-        &device,
+        &model.device(),
     );
-    let model = model.load(&device).unwrap();
     to_f32_vec(
         model
             .forward(ids, &mut ForwardContext::inference())

@@ -42,6 +42,7 @@ mod explain_schema; // the JSON of a report matches its schema
 mod explain_statquest; // every displayed value, recomputed from the weights
 mod explain_terminal; // terminal output at any width
 mod gguf; // files for llama.cpp, read back
+mod gguf_blocks; // matrices of all block types stay quantized
 mod gguf_commands; // GGUF files in place of model folders
 mod gguf_damage; // damaged GGUF files
 mod gguf_file; // changes of single entries

@@ -5,7 +5,7 @@ use nextword_generate::{
     DecodeOptions, Decoder, FinishReason, History, Overflow, SampleKey, Sampler, SamplingConfig,
     SamplingTrace, truncate_left,
 };
-use nextword_model::{Architecture, Bits, ForwardContext, ModelConfig, Transformer, weights};
+use nextword_model::{Architecture, ForwardContext, ModelConfig, Transformer, weights};
 
 use crate::ExplainError;
 use crate::adapted::{AdaptedModules, adapted_modules, graph_with_adapter};
@@ -126,10 +126,7 @@ impl Trace {
         let mut ids = prompt.to_vec();
         truncate_left(&mut ids, options.bos_id, prompt_len);
         ids.extend(&sequence.ids()[..samples.len() - 1]);
-        let bits = model.bits().map(|bits| match bits {
-            Bits::Int8 => 8,
-            Bits::Int4 => 4,
-        });
+        let bits = model.bits();
         let passes = (0..ids.len()).map(|at| (at + 1).saturating_sub(prompt_len));
         let mut trace = Self {
             graph: graph_with_adapter(&config, ids.len(), &adapted),

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::quantize::matrix_shape;
 use crate::weights::{is_in_block, layout};
-use crate::{Bits, ModelConfig, NormKind};
+use crate::{ModelConfig, NormKind};
 
 /// Number of parameters of a model, by part.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -203,23 +203,23 @@ impl ModelConfig {
         }
     }
 
-    /// Estimates the memory that training an adapter with `trained` parameters takes, on a base with `bits` per weight (8
-    /// or 4; `None` for floats).
+    /// Estimates the memory that training an adapter with `trained` parameters takes, on a base with `bits` per weight
+    /// (`None` for floats).
     ///
     /// ```
-    /// use nextword_model::{Bits, TrainingShape, presets};
+    /// use nextword_model::{TrainingShape, presets};
     ///
     /// let gpt2 = presets::gpt2(12, 12, 768);
     /// let shape = TrainingShape { sequence_length: 256, ..TrainingShape::default() };
     /// let full = gpt2.training_memory(&shape).total();
     /// let adapter = |bits| gpt2.adapter_memory(&shape, 2_000_000, bits).total();
-    /// assert!(adapter(None) < full / 2 && adapter(Some(Bits::Int4)) < adapter(None) / 2);
+    /// assert!(adapter(None) < full / 2 && adapter(Some(4)) < adapter(None) / 2);
     /// ```
     pub fn adapter_memory(
         &self,
         shape: &TrainingShape,
         trained: usize,
-        bits: Option<Bits>,
+        bits: Option<u8>,
     ) -> MemoryEstimate {
         let full = self.training_memory(shape);
         let tables = if shape.fused {
@@ -237,14 +237,16 @@ impl ModelConfig {
     }
 
     /// Bytes of all weights with matrices of `bits` per weight, those of token embedding and output layer with 8. Each
-    /// block of 32 weights has a scale of two bytes, and with 4 bits a minimum.
-    fn weight_bytes(&self, bits: Option<Bits>) -> usize {
+    /// block of 32 weights has a scale of two bytes, and with fewer bits a minimum or factors.
+    fn weight_bytes(&self, bits: Option<u8>) -> usize {
         let bytes = |(name, shape): (String, Vec<usize>)| {
             let len: usize = shape.iter().product();
             let is_matrix = matrix_shape(&name, &shape).is_some();
             match bits.filter(|_| is_matrix) {
                 None => 4 * len,
-                Some(Bits::Int4) if is_in_block(&name) => len.div_ceil(32) * (16 + 4),
+                Some(bits @ ..8) if is_in_block(&name) => {
+                    len.div_ceil(32) * (4 * usize::from(bits) + 4)
+                }
                 Some(_) => len.div_ceil(32) * (32 + 2),
             }
         };

@@ -4,6 +4,7 @@
 //! this crate), `card.json` (metadata), and for chat models `chat_template.jinja`, with further named
 //! templates in `additional_chat_templates`. A model can also be a single file of another format.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,8 +18,8 @@ use crate::model_card::read_card;
 use crate::small_files::{read_json, to_json};
 use crate::weights::{TensorFile, WeightSource};
 use crate::{
-    Bits, BlockFormat, ModelCard, ModelConfig, ModelError, Transformer, is_hugging_face_folder,
-    weights, write_atomically,
+    BlockFormat, ModelCard, ModelConfig, ModelError, Transformer, is_hugging_face_folder, weights,
+    write_atomically,
 };
 
 /// A model folder and its small files. The weights stay on disk until [`load`](Self::load).
@@ -222,7 +223,7 @@ impl ModelDir {
     ///
     /// # Errors
     /// As [`weights::bits`].
-    pub fn bits(&self) -> Result<(Option<Bits>, Option<Bits>), ModelError> {
+    pub fn bits(&self) -> Result<(Option<u8>, Option<u8>), ModelError> {
         if let Some(file) = &self.file {
             let bits = |name| file.weights.matrix_format(name).map(BlockFormat::bits);
             let embedding = bits("token_embedding.weight");
@@ -233,6 +234,29 @@ impl ModelDir {
         }
         let path = self.weights_path();
         Ok((weights::bits(&path)?, weights::embedding_bits(&path)?))
+    }
+
+    /// Returns the formats of quantized matrices, with the number of their values.
+    ///
+    /// # Errors
+    /// As [`weights::bits`].
+    ///
+    /// ```
+    /// use nextword_model::ModelDir;
+    ///
+    /// let model = ModelDir::open("../../docs/models/statquest".as_ref())?;
+    /// assert!(model.block_formats()?.is_empty()); // it has floats
+    /// # Ok::<(), nextword_model::ModelError>(())
+    /// ```
+    pub fn block_formats(&self) -> Result<BTreeMap<BlockFormat, usize>, ModelError> {
+        let source = self.open_weights()?;
+        let mut formats = BTreeMap::new();
+        for (name, shape) in weights::layout(&self.config) {
+            if let Some(format) = source.matrix_format(&name) {
+                *formats.entry(format).or_default() += shape.iter().product::<usize>();
+            }
+        }
+        Ok(formats)
     }
 
     /// The path of the weights file: for a model that is one file, that file, and for an adapter that of its base.

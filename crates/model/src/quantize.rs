@@ -1,4 +1,4 @@
-//! Models with 8-bit or 4-bit matrices: quantizing, writing and reading them.
+//! Models with quantized matrices: quantizing, writing and reading them.
 //!
 //! In a file, a matrix `NAME` consists of two or three tensors: the integers, `NAME.int8` (I8, `[d_out,
 //! d_in]`) or `NAME.int4` (U8, `[d_out, ceil(d_in / 2)]`, the first of two in the low nibble); the scales,
@@ -12,6 +12,9 @@
 //! | `int4` | F16 | | `scale * (q - 8)` | imported matrices (GGUF's `Q4_0`) |
 //! | `int8` | BF16 | | `scale * q` | values beyond the range of f16; all by earlier versions |
 //! | `int4` | BF16 | | `scale * (q - 8)` | as above |
+//!
+//! A matrix in another format of GGUF is one tensor, named by the format, such as `NAME.q4_k` (U8, `[d_out, bytes of
+//! d_in values]`), with the blocks of a GGUF file.
 //!
 //! With BF16, the smallest integer, -128 or 0, is unused, so that the values are symmetric. The padding of
 //! an odd row is the nibble 8. Vectors and position embeddings stay in f32. The token embedding is
@@ -155,7 +158,7 @@ impl Transformer {
     /// let matrix = QuantizedMatrix::from_weight(Tensor::ones([128, 128], &device), Bits::Int4);
     /// assert!(model.set_quantized("blocks.0.attention.query.weight", matrix.clone()));
     /// assert!(!model.set_quantized("blocks.0.norm.weight", matrix));
-    /// assert_eq!(model.bits(), Some(Bits::Int4));
+    /// assert_eq!(model.bits(), Some(4));
     /// # Ok::<(), nextword_model::ModelError>(())
     /// ```
     #[must_use]
@@ -188,16 +191,16 @@ impl Transformer {
         is_match
     }
 
-    /// The bit width of the weights in the blocks, if they are quantized; otherwise that of the token
-    /// embedding.
-    pub fn bits(&self) -> Option<Bits> {
+    /// The bit width of the weights in the blocks, if they are quantized (of the first one, if they differ); otherwise
+    /// that of the token embedding.
+    pub fn bits(&self) -> Option<u8> {
         let mut linears = self.linears().into_iter();
         let first = linears.find_map(|(_, linear)| linear.quantized());
         first.map(QuantizedMatrix::bits).or(self.embedding_bits())
     }
 
     /// The bit width of token embedding and output layer, if they are quantized.
-    pub fn embedding_bits(&self) -> Option<Bits> {
+    pub fn embedding_bits(&self) -> Option<u8> {
         self.quantized_embedding.as_ref().map(QuantizedMatrix::bits)
     }
 

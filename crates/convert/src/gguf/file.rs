@@ -5,6 +5,7 @@ use std::path::Path;
 
 use nextword_base::atomic::AtomicFile;
 
+use super::tensor_type::TensorType;
 use super::{GgufType, blocks};
 use crate::ConvertError;
 
@@ -28,7 +29,14 @@ pub(crate) enum MetadataValue {
 pub(crate) struct TensorInfo {
     name: String,
     shape: Vec<usize>,
-    dtype: GgufType,
+    content: Content,
+}
+
+/// The type of a tensor, and whether its values are encoded or given as blocks.
+#[derive(Clone, Copy)]
+enum Content {
+    Encoded(GgufType),
+    Blocks(TensorType),
 }
 
 impl TensorInfo {
@@ -46,12 +54,29 @@ impl TensorInfo {
         Self {
             name: name.to_string(),
             shape: shape.to_vec(),
-            dtype,
+            content: Content::Encoded(dtype),
+        }
+    }
+
+    /// A matrix that is given as blocks of the type `dtype`.
+    pub(crate) fn blocks(name: &str, shape: &[usize], dtype: TensorType) -> Self {
+        Self {
+            name: name.to_string(),
+            shape: shape.to_vec(),
+            content: Content::Blocks(dtype),
+        }
+    }
+
+    fn dtype(&self) -> TensorType {
+        match self.content {
+            Content::Encoded(dtype) => dtype.tensor_type(),
+            Content::Blocks(dtype) => dtype,
         }
     }
 
     fn bytes(&self) -> usize {
-        self.dtype.bytes(self.shape.iter().product())
+        let (dtype, len) = (self.dtype(), self.shape.iter().product::<usize>());
+        len / dtype.block_len() * dtype.block_bytes()
     }
 }
 
@@ -75,14 +100,15 @@ pub(crate) fn write(
     let header = header(meta, tensors);
     file.write_all(&header).map_err(io)?;
     for (index, tensor) in tensors.iter().enumerate() {
-        let mut bytes = match values(index)? {
-            TensorValues::Blocks(bytes) => bytes,
-            TensorValues::Floats(values) => {
-                if let Some((limit, dtype)) = tensor.dtype.limit() {
+        let mut bytes = match (values(index)?, tensor.content) {
+            (TensorValues::Floats(values), Content::Encoded(dtype)) => {
+                if let Some((limit, dtype)) = dtype.limit() {
                     crate::check_range(&tensor.name, &values, limit, dtype)?;
                 }
-                tensor.dtype.encode(&values)
+                dtype.encode(&values)
             }
+            (TensorValues::Blocks(bytes), _) => bytes,
+            (TensorValues::Floats(_), Content::Blocks(_)) => Vec::new(), // Not mixed by the export.
         };
         debug_assert_eq!(bytes.len(), tensor.bytes());
         bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
@@ -109,7 +135,7 @@ fn header(meta: &[(String, MetadataValue)], tensors: &[TensorInfo]) -> Vec<u8> {
         for size in tensor.shape.iter().rev() {
             out.extend((*size as u64).to_le_bytes()); // The fastest axis first.
         }
-        out.extend(tensor.dtype.code().to_le_bytes());
+        out.extend(tensor.dtype().code().to_le_bytes());
         out.extend((offset as u64).to_le_bytes());
         offset += tensor.bytes().next_multiple_of(ALIGNMENT);
     }

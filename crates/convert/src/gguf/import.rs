@@ -11,7 +11,6 @@ use nextword_model::{BlockFormat, ModelCard, ModelConfig, ModelDir, ModelError, 
 use super::names::Architecture;
 use super::read_tokenizer::Vocabulary;
 use super::reader::GgufFile;
-use super::tensor_type::TensorType;
 use super::{config, read_special};
 use crate::ConvertError;
 use crate::error::join_lines;
@@ -24,7 +23,7 @@ const HEAD: &str = "output.weight";
 const FREQUENCY_FACTORS: &str = "rope_freqs.weight";
 
 /// Opens the GGUF file `path` as a model. Its tensors stay in the file until they are loaded, one at a time: matrices
-/// of the types `Q8_0`, `Q4_0` and `Q4_1` as they are, all others as f32.
+/// of block types as they are, all others as f32.
 ///
 /// # Errors
 /// [`ConvertError::Source`] if the file is damaged, or has an architecture, a tokenizer, a type or a setting that is not
@@ -50,8 +49,8 @@ pub fn open(path: &Path) -> Result<ModelDir, ConvertError> {
     Ok(read(path)?.1)
 }
 
-/// Converts the GGUF file `from` to the model folder `to`, atomically: matrices of the types `Q8_0`, `Q4_0` and `Q4_1` as
-/// they are, all other tensors in f32.
+/// Converts the GGUF file `from` to the model folder `to`, atomically: matrices of block types as they are, all other
+/// tensors in f32.
 pub(crate) fn import(
     from: &Path,
     to: &Path,
@@ -160,13 +159,8 @@ impl WeightSource for GgufWeights {
 
     fn matrix_format(&self, name: &str) -> Option<BlockFormat> {
         let (mapping, _) = self.tensors.get(name)?;
-        match self.file.tensor(&mapping.name)?.dtype {
-            _ if !mapping.has_rows() => None,
-            TensorType::Q8_0 => Some(BlockFormat::Q8_0),
-            TensorType::Q4_0 => Some(BlockFormat::Q4_0),
-            TensorType::Q4_1 => Some(BlockFormat::Q4_1),
-            _ => None,
-        }
+        let tensor = self.file.tensor(&mapping.name)?;
+        tensor.dtype.format().filter(|_| mapping.has_rows())
     }
 
     fn quantized_matrix(

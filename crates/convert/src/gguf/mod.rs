@@ -30,6 +30,7 @@ use nextword_model::{DEFAULT_TEMPLATE, ModelDir, RotaryConfig, RotaryScaling};
 use self::file::{MetadataValue, TensorInfo, TensorValues};
 use self::names::Architecture;
 pub use self::names::WRITER_KEY;
+use self::tensor_type::TensorType;
 use crate::mapping::{Layout, TensorMapping, tensor_mappings};
 use crate::{ConvertError, F16_MAX, hf, tokenizer_files};
 
@@ -132,13 +133,13 @@ pub fn export_with_embedding(
         ["token_embd.weight", "output.weight"].contains(&mapping.name.as_str())
     };
     let in_blocks = mappings.iter().filter(|mapping| !is_embedding(mapping));
-    let mut quantized = in_blocks.filter_map(|mapping| quantized::block_type(mapping, &*weights));
-    let file_type = quantized.next().unwrap_or(dtype);
+    let main_type = quantized::main_type(in_blocks, &*weights);
+    let main_type = main_type.unwrap_or(dtype.tensor_type());
 
     let mut meta = architecture.metadata(&config, &model_dir.card.name);
     meta.push((
         "general.file_type".into(),
-        MetadataValue::U32(file_type.file_type()),
+        MetadataValue::U32(main_type.file_type()),
     ));
     meta.push(("general.quantization_version".into(), MetadataValue::U32(2)));
     meta.extend(tokenizer::metadata(model_dir, &*tokens)?.entries);
@@ -164,8 +165,10 @@ pub fn export_with_embedding(
         } else {
             dtype
         };
-        let dtype = quantized::block_type(mapping, &*weights).unwrap_or(dtype);
-        TensorInfo::new(&mapping.name, &mapping.shape, dtype)
+        match quantized::block_type(mapping, &*weights) {
+            Some(dtype) => TensorInfo::blocks(&mapping.name, &mapping.shape, dtype),
+            None => TensorInfo::new(&mapping.name, &mapping.shape, dtype),
+        }
     };
     let mut tensors: Vec<TensorInfo> = mappings.iter().map(info).collect();
     let factors = frequency_factors(&config.rotary, config.head_dim());
@@ -261,26 +264,14 @@ fn frequency_factors(rotary: &RotaryConfig, head_dim: usize) -> Option<Vec<f32>>
 }
 
 impl GgufType {
-    fn file_type(self) -> usize {
+    fn tensor_type(self) -> TensorType {
         match self {
-            Self::F32 => 0,
-            Self::F16 => 1,
-            Self::Q4_0 => 2,
-            Self::Q4_1 => 3,
-            Self::Q8_0 => 7,
-            Self::Bf16 => 32,
-        }
-    }
-
-    /// The id of the type in the tensor table.
-    fn code(self) -> u32 {
-        match self {
-            Self::F32 => 0,
-            Self::F16 => 1,
-            Self::Q4_0 => 2,
-            Self::Q4_1 => 3,
-            Self::Q8_0 => 8,
-            Self::Bf16 => 30,
+            Self::F32 => TensorType::F32,
+            Self::F16 => TensorType::F16,
+            Self::Q4_0 => TensorType::Q4_0,
+            Self::Q4_1 => TensorType::Q4_1,
+            Self::Q8_0 => TensorType::Q8_0,
+            Self::Bf16 => TensorType::Bf16,
         }
     }
 
@@ -292,17 +283,6 @@ impl GgufType {
             Self::Q8_0 => Some((127.0 * F16_MAX, "q8_0")),
             Self::Q4_0 => Some((8.0 * F16_MAX, "q4_0")),
             Self::Q4_1 => Some((F16_MAX, "q4_1")), // The minimum.
-        }
-    }
-
-    /// Size of `len` values in bytes.
-    fn bytes(self, len: usize) -> usize {
-        match self {
-            Self::F32 => 4 * len,
-            Self::F16 | Self::Bf16 => 2 * len,
-            Self::Q8_0 => len / blocks::BLOCK_LEN * (2 + blocks::BLOCK_LEN),
-            Self::Q4_0 => len / blocks::BLOCK_LEN * (2 + blocks::BLOCK_LEN / 2),
-            Self::Q4_1 => len / blocks::BLOCK_LEN * (4 + blocks::BLOCK_LEN / 2),
         }
     }
 

@@ -1,29 +1,41 @@
 //! Quantized matrices, which are written as they are.
 
-use nextword_model::BlockFormat;
+use std::collections::BTreeMap;
+
 use nextword_model::weights::WeightSource;
 
-use super::{GgufType, blocks};
+use super::tensor_type::TensorType;
 use crate::ConvertError;
 use crate::mapping::TensorMapping;
 
 /// Returns the type of a tensor whose matrices `weights` contains in a block format of GGUF.
-pub(crate) fn block_type(mapping: &TensorMapping, weights: &dyn WeightSource) -> Option<GgufType> {
-    let fits = mapping.has_rows() && mapping.shape[1].is_multiple_of(blocks::BLOCK_LEN);
+pub(crate) fn block_type(
+    mapping: &TensorMapping,
+    weights: &dyn WeightSource,
+) -> Option<TensorType> {
     let mut formats = mapping
         .ours
         .iter()
         .map(|(name, _)| weights.matrix_format(name));
-    let format = formats.next().flatten().filter(|_| fits)?;
-    if formats.any(|other| other != Some(format)) {
-        return None;
+    let format = formats.next().flatten().filter(|_| mapping.has_rows())?;
+    let dtype = TensorType::of_format(format)?;
+    let fits = mapping.shape[1].is_multiple_of(dtype.block_len());
+    (fits && formats.all(|other| other == Some(format))).then_some(dtype)
+}
+
+/// The type that most of the values in `mappings` have, of those that are quantized.
+pub(crate) fn main_type<'a>(
+    mappings: impl Iterator<Item = &'a TensorMapping>,
+    weights: &dyn WeightSource,
+) -> Option<TensorType> {
+    let mut values = BTreeMap::<TensorType, usize>::new();
+    for mapping in mappings {
+        if let Some(dtype) = block_type(mapping, weights) {
+            *values.entry(dtype).or_default() += mapping.shape.iter().product::<usize>();
+        }
     }
-    match format {
-        BlockFormat::Q8_0 => Some(GgufType::Q8_0),
-        BlockFormat::Q4_0 => Some(GgufType::Q4_0),
-        BlockFormat::Q4_1 => Some(GgufType::Q4_1),
-        BlockFormat::Symmetric8 | BlockFormat::Symmetric4 => None,
-    }
+    let main = values.into_iter().max_by_key(|(_, count)| *count);
+    main.map(|(dtype, _)| dtype)
 }
 
 /// Returns the blocks of a tensor for which there is a [`block_type`].

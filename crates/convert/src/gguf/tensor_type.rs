@@ -1,5 +1,7 @@
 //! Types of tensors in GGUF files: sizes of blocks, and their values.
 
+use nextword_model::BlockFormat;
+
 use super::dequantize as values;
 
 /// The type of a tensor in a file. The values of a block type are in blocks of [`TensorType::block_len`].
@@ -146,6 +148,39 @@ impl TensorType {
             Self::Q5_K => 176,
             Self::Q6_K => 210,
             Self::Iq4Xs => 136,
+        }
+    }
+
+    /// The format of matrices of this type that stay quantized.
+    pub(crate) fn format(self) -> Option<BlockFormat> {
+        let mut formats = BlockFormat::ALL.into_iter();
+        formats.find(|format| Self::of_format(*format) == Some(self))
+    }
+
+    /// The type of matrices of this format, if GGUF has it.
+    pub(crate) fn of_format(format: BlockFormat) -> Option<Self> {
+        let mut types = Self::ALL.into_iter();
+        types.find(|dtype| dtype.name() == format.name())
+    }
+
+    /// The number in `general.file_type` of files whose matrices are mostly of this type.
+    pub(crate) fn file_type(self) -> usize {
+        match self {
+            Self::F32 => 0,
+            Self::F16 => 1,
+            Self::Q4_0 => 2,
+            Self::Q4_1 => 3,
+            Self::Q8_0 => 7,
+            Self::Q5_0 => 8,
+            Self::Q5_1 => 9,
+            Self::Q2_K => 10,
+            Self::Q3_K => 12, // The variants "M", of which some matrices have more bits.
+            Self::Q4_K => 15,
+            Self::Q5_K => 17,
+            Self::Q6_K => 18,
+            Self::Iq4Nl => 25,
+            Self::Iq4Xs => 30,
+            Self::Bf16 => 32,
         }
     }
 

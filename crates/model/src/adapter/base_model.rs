@@ -6,7 +6,7 @@ use nextword_base::hash::{hash_file, sha256_hex};
 use serde::{Deserialize, Serialize};
 
 use crate::small_files::to_json;
-use crate::{Bits, ModelDir, ModelError};
+use crate::{ModelDir, ModelError};
 
 /// The model that an adapter was trained on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,10 +66,7 @@ impl BaseModel {
             weights_sha256: file_sha256(&model.weights_path())?,
             config_sha256,
             tokenizer_sha256,
-            bits: bits.map(|bits| match bits {
-                Bits::Int8 => 8,
-                Bits::Int4 => 4,
-            }),
+            bits,
         })
     }
 

@@ -19,6 +19,8 @@ const UNQUANTIZED: &str = "encoder.token_embedding";
 /// The tensors of a quantized matrix in a file.
 #[derive(Clone, Copy)]
 enum Part {
+    /// All of it, as in a GGUF file.
+    Blocks,
     Integers,
     Scales,
     Minimums,
@@ -26,22 +28,27 @@ enum Part {
 
 impl Part {
     /// The tensors of a matrix of this format.
-    fn of(format: BlockFormat) -> impl Iterator<Item = Self> {
-        let minimums = format.has_minimum().then_some(Self::Minimums);
-        [Self::Integers, Self::Scales].into_iter().chain(minimums)
+    fn of(format: BlockFormat) -> &'static [Self] {
+        match (format.separate_integers(), format.has_minimum()) {
+            (None, _) => &[Self::Blocks],
+            (Some(_), false) => &[Self::Integers, Self::Scales],
+            (Some(_), true) => &[Self::Integers, Self::Scales, Self::Minimums],
+        }
     }
 
     /// The tensor of the matrix `name`.
     fn spec(self, name: &str, format: BlockFormat, [d_in, d_out]: [usize; 2]) -> TensorSpec {
-        let bits = format.bits();
         let suffix = match self {
-            Self::Integers => suffix(bits),
-            Self::Scales => "scale",
-            Self::Minimums => "minimum",
+            Self::Blocks | Self::Integers => suffix(format),
+            Self::Scales => "scale".to_string(),
+            Self::Minimums => "minimum".to_string(),
         };
-        let (dtype, width) = match (self, bits) {
-            (Self::Integers, Bits::Int8) => (Dtype::I8, d_in),
-            (Self::Integers, Bits::Int4) => (Dtype::U8, QuantizedMatrix::stored_bytes(bits, d_in)),
+        let (dtype, width) = match (self, format.separate_integers()) {
+            (Self::Blocks, _) => (Dtype::U8, format.gguf_bytes(d_in).unwrap_or_default()),
+            (Self::Integers, Some(Bits::Int4)) => {
+                (Dtype::U8, QuantizedMatrix::stored_bytes(Bits::Int4, d_in))
+            }
+            (Self::Integers, _) => (Dtype::I8, d_in),
             _ if format.has_f16_scales() => (Dtype::F16, QuantizedMatrix::blocks(d_in)),
             _ => (Dtype::BF16, QuantizedMatrix::blocks(d_in)),
         };
@@ -50,6 +57,7 @@ impl Part {
 
     fn bytes(self, matrix: &QuantizedMatrix) -> Vec<u8> {
         match self {
+            Self::Blocks => matrix.to_gguf().unwrap_or_default(),
             Self::Integers => matrix.stored_integers(),
             Self::Scales => matrix.stored_scales(),
             Self::Minimums => matrix.stored_minimums(),
@@ -66,7 +74,7 @@ pub(crate) fn save(model: &Transformer, path: &Path) -> Result<FileHash, ModelEr
     for (name, matrix) in model.quantized() {
         for part in Part::of(matrix.format()) {
             let spec = part.spec(&name, matrix.format(), matrix.shape());
-            parts.insert(spec.name.clone(), (spec, part, matrix));
+            parts.insert(spec.name.clone(), (spec, *part, matrix));
         }
     }
     let mut params = weights::param_readers(model);
@@ -85,11 +93,11 @@ pub(crate) fn save(model: &Transformer, path: &Path) -> Result<FileHash, ModelEr
 
 /// Returns the bit width of the first quantized matrix of the blocks in `file`, or that of the token
 /// embedding or of the output layer, if one is quantized.
-pub(crate) fn detect_bits(file: &TensorFile) -> Option<Bits> {
+pub(crate) fn detect_bits(file: &TensorFile) -> Option<u8> {
     let matrices = file.names().filter_map(|name| {
-        [Bits::Int8, Bits::Int4]
-            .into_iter()
-            .find_map(|bits| name.strip_suffix(suffix(bits))?.strip_suffix('.'))
+        let (matrix, kind) = name.rsplit_once('.')?;
+        let is_quantized = BlockFormat::ALL.into_iter().any(|f| suffix(f) == kind);
+        is_quantized.then_some(matrix)
     });
     let in_blocks = matrices.filter(|name| weights::is_in_block(name));
     let first = in_blocks.min().and_then(|name| matrix_format(file, name));
@@ -100,15 +108,17 @@ pub(crate) fn detect_bits(file: &TensorFile) -> Option<Bits> {
 }
 
 /// Returns the bit width of the token embedding in `file`, if it is quantized.
-pub(crate) fn embedding_bits(file: &TensorFile) -> Option<Bits> {
+pub(crate) fn embedding_bits(file: &TensorFile) -> Option<u8> {
     matrix_format(file, TABLE).map(BlockFormat::bits)
 }
 
 /// Returns the format of the matrix `name` in `file`, if it is quantized.
 pub(crate) fn matrix_format(file: &TensorFile, name: &str) -> Option<BlockFormat> {
-    let bits = [Bits::Int8, Bits::Int4]
-        .into_iter()
-        .find(|bits| file.shape(&format!("{name}.{}", suffix(*bits))).is_some())?;
+    let mut formats = BlockFormat::ALL.into_iter();
+    let found = formats.find(|format| file.shape(&format!("{name}.{}", suffix(*format))).is_some());
+    let Some(bits) = found?.separate_integers() else {
+        return found;
+    };
     let is_symmetric = file.dtype(&format!("{name}.scale")) == Some(Dtype::BF16);
     let has_minimum = file.shape(&format!("{name}.minimum")).is_some();
     Some(match bits {
@@ -185,7 +195,7 @@ pub(crate) fn write(
             (Some(format), Some(matrix)) => {
                 for part in Part::of(format) {
                     let spec = part.spec(&name, format, matrix);
-                    parts.insert(spec.name.clone(), (part, name.clone(), matrix));
+                    parts.insert(spec.name.clone(), (*part, name.clone(), matrix));
                     specs.push(spec);
                 }
             }
@@ -233,6 +243,12 @@ pub(crate) fn read_matrix(
         path: file.path().to_path_buf(),
         problem,
     };
+    if format.separate_integers().is_none() && format.gguf_bytes(shape[0]).is_none() {
+        let (kind, block, d_in) = (format.name(), format.block_len(), shape[0]);
+        let problem =
+            format!("`{name}` cannot be {kind}: its rows have {d_in} values, and blocks {block}");
+        return Err(error(problem));
+    }
     for part in Part::of(format) {
         let spec = part.spec(name, format, shape);
         let is_match = file.dtype(&spec.name) == Some(spec.dtype)
@@ -245,6 +261,12 @@ pub(crate) fn read_matrix(
         }
     }
     let tensor = |part: Part| part.spec(name, format, shape).name;
+    if format.separate_integers().is_none() {
+        let matrix = file.with_bytes(&tensor(Part::Blocks), |blocks| {
+            QuantizedMatrix::from_gguf(shape, format, blocks)
+        })?;
+        return Ok(matrix); // Shape and format were compared.
+    }
     let copy = |part: Part| file.with_bytes(&tensor(part), <[u8]>::to_vec);
     let scales = copy(Part::Scales)?;
     let minimums = if format.has_minimum() {
@@ -259,12 +281,11 @@ pub(crate) fn read_matrix(
     if let Some(matrix) = matrix {
         return Ok(Some(matrix));
     }
-    let (suffix, unused) = match format.bits() {
-        Bits::Int8 => ("int8", -128),
-        Bits::Int4 => ("int4", -8),
-    };
-    let problem = format!("`{name}.{suffix}` contains the invalid value {unused}");
-    Err(error(problem))
+    let unused = if format.bits() == 8 { -128 } else { -8 };
+    let integers = tensor(Part::Integers);
+    Err(error(format!(
+        "`{integers}` contains the invalid value {unused}"
+    )))
 }
 
 /// Returns the values of the matrix `name` as in a float file, of the same `shape`, if `source` has it
@@ -289,10 +310,11 @@ pub(crate) fn dequantized_values(
     }))
 }
 
-fn suffix(bits: Bits) -> &'static str {
-    match bits {
-        Bits::Int8 => "int8",
-        Bits::Int4 => "int4",
+/// What the name of a matrix is followed by in that of its integers or blocks.
+fn suffix(format: BlockFormat) -> String {
+    match format.separate_integers() {
+        Some(bits) => format!("int{}", bits.number()),
+        None => format.name().to_lowercase(),
     }
 }
 
@@ -313,7 +335,8 @@ pub(crate) fn expected(
             expected.push((name, shape, None));
             continue;
         };
-        let parts = Part::of(format).map(|part| part.spec(&name, format, shape));
+        let parts = Part::of(format);
+        let parts = parts.iter().map(|part| part.spec(&name, format, shape));
         expected.extend(parts.map(|spec| (spec.name, spec.shape, Some(spec.dtype))));
     }
     expected

@@ -23,7 +23,7 @@ pub use source::WeightSource;
 pub use write::{FloatType, save, save_tensors, save_tensors_with, write_tensors};
 pub(crate) use write::{TensorSpec, Values, write_file};
 
-use crate::{Bits, ModelConfig, ModelError, Transformer, quantize};
+use crate::{ModelConfig, ModelError, Transformer, quantize};
 
 /// Calls `visit` with the name and values of every parameter, in module order, also those of an adapter.
 pub fn for_each(model: &Transformer, visit: impl FnMut(&str, TensorData)) {
@@ -162,7 +162,7 @@ pub fn write_source(
 ///
 /// # Errors
 /// [`ModelError::Io`] or [`ModelError::Format`] if the file cannot be read or is invalid.
-pub fn bits(path: &Path) -> Result<Option<Bits>, ModelError> {
+pub fn bits(path: &Path) -> Result<Option<u8>, ModelError> {
     Ok(quantize::detect_bits(&TensorFile::open(path)?))
 }
 
@@ -171,7 +171,7 @@ pub fn bits(path: &Path) -> Result<Option<Bits>, ModelError> {
 ///
 /// # Errors
 /// As [`bits`].
-pub fn embedding_bits(path: &Path) -> Result<Option<Bits>, ModelError> {
+pub fn embedding_bits(path: &Path) -> Result<Option<u8>, ModelError> {
     Ok(quantize::embedding_bits(&TensorFile::open(path)?))
 }
 

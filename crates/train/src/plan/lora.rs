@@ -1,6 +1,5 @@
 //! What a run with `[lora]` trains, and the memory of the alternatives.
 
-use nextword_model::Bits;
 use serde::{Deserialize, Serialize};
 
 use crate::RunSetup;
@@ -50,8 +49,8 @@ impl LoraPlan {
             alternatives: LoraAlternatives {
                 full: model.training_memory(&shape).total(),
                 f32: adapter(None),
-                int8: adapter(Some(Bits::Int8)),
-                int4: adapter(Some(Bits::Int4)),
+                int8: adapter(Some(8)),
+                int4: adapter(Some(4)),
             },
         })
     }

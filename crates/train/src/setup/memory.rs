@@ -1,7 +1,7 @@
 //! The memory that a run is expected to take.
 
 use nextword_kernels::QuantizedMatrix;
-use nextword_model::{Bits, DeviceName, MemoryEstimate, TrainingShape};
+use nextword_model::{DeviceName, MemoryEstimate, TrainingShape};
 
 use super::RunSetup;
 use crate::{Optimizer, PreferenceSettings};
@@ -43,11 +43,7 @@ impl RunSetup {
         let Some(base) = &self.lora else {
             return model.training_memory(&shape);
         };
-        let bits = match base.description.bits {
-            Some(8) => Some(Bits::Int8),
-            Some(_) => Some(Bits::Int4),
-            None => None,
-        };
+        let bits = base.description.bits;
         model.adapter_memory(&shape, base.trained_parameters, bits)
     }
 

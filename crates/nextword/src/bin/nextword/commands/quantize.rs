@@ -80,11 +80,7 @@ pub(crate) fn run(args: &QuantizeArgs) -> anyhow::Result<()> {
         size(dir.weights_path()),
         size(args.out.join("model.safetensors")),
     );
-    let number = |bits| match bits {
-        Bits::Int8 => 8,
-        Bits::Int4 => 4,
-    };
-    let (bits, embedding_bits) = (number(args.bits), number(args.embedding_bits));
+    let (bits, embedding_bits) = (args.bits.number(), args.embedding_bits.number());
     if args.json {
         return output::print_json(&json!({
             "path": args.out, "bits": bits, "embedding_bits": embedding_bits, "bytes_before": before,

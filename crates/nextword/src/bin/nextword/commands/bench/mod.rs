@@ -6,7 +6,7 @@ use std::process::Command;
 
 use nextword_benchmark::{BenchmarkError, Measurement, Runner, Size, TrainWorkload, sample_text};
 use nextword_generate::open_tokenizer;
-use nextword_model::{Bits, Precision, QuantizedMatrix, Transformer};
+use nextword_model::{Precision, QuantizedMatrix, Transformer};
 
 use crate::format::{bytes, count, short, with_unit};
 use crate::{exit, models, output};
@@ -66,11 +66,7 @@ fn decode(args: &BenchDecodeArgs) -> anyhow::Result<Measurement> {
                  `nextword quantize`",
             ));
         }
-        let number = match bits {
-            Bits::Int8 => 8,
-            Bits::Int4 => 4,
-        };
-        subject = format!("{subject} at {number} bits");
+        subject = format!("{subject} at {} bits", bits.number());
         model = model.quantize(bits);
     }
     Ok(runner.decode(&subject, &model, args.tokens)?)

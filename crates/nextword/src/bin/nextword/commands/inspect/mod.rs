@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
-use nextword_model::{AdapterDir, Bits, ModelCard, ModelDir, TokenSource, weights};
+use nextword_model::{AdapterDir, ModelCard, ModelDir, TokenSource, weights};
 use nextword_train::plan::Parameters;
 use serde_json::{Value, json};
 
@@ -45,7 +45,7 @@ pub(crate) fn run(args: &InspectArgs) -> anyhow::Result<()> {
         .map_err(|e| exit::bad_file(format!("{}: cannot read: {e}", file.display())))?
         .len();
     if args.json {
-        return output::print_json(&to_json(args, &dir, size));
+        return output::print_json(&to_json(args, &dir, size)?);
     }
     for line in to_lines(args, &dir, size)? {
         output::print_line(&sanitize(&line))?;
@@ -53,7 +53,7 @@ pub(crate) fn run(args: &InspectArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn to_json(args: &InspectArgs, dir: &ModelDir, size: u64) -> Value {
+fn to_json(args: &InspectArgs, dir: &ModelDir, size: u64) -> anyhow::Result<Value> {
     let modules: BTreeMap<String, usize> = modules(dir).into_iter().collect();
     let mut value = json!({
         "path": dir.path, "card": dir.card, "config": dir.config,
@@ -65,7 +65,11 @@ fn to_json(args: &InspectArgs, dir: &ModelDir, size: u64) -> Value {
         let tensors = tensors.map(|(name, shape)| json!({"name": name, "shape": shape}));
         value["tensors"] = tensors.collect();
     }
-    value
+    let formats = dir.block_formats()?.into_iter();
+    value["formats"] = formats
+        .map(|(format, values)| (format.name().to_string(), json!(values)))
+        .collect();
+    Ok(value)
 }
 
 fn to_lines(args: &InspectArgs, dir: &ModelDir, size: u64) -> anyhow::Result<Vec<String>> {
@@ -74,17 +78,24 @@ fn to_lines(args: &InspectArgs, dir: &ModelDir, size: u64) -> anyhow::Result<Vec
     let parameters = Parameters::from(dir.config.parameter_counts());
     let total = count(parameters.total as u64, "parameter");
     let bits = match dir.bits()? {
-        (Some(Bits::Int8), Some(Bits::Int4)) => {
-            ", 8 bits per weight (4 in embedding and output layer)"
+        (Some(bits), Some(embedding)) if bits != embedding => {
+            format!(", {bits} bits per weight ({embedding} in embedding and output layer)")
         }
-        (Some(Bits::Int8), _) => ", 8 bits per weight",
-        (Some(Bits::Int4), Some(Bits::Int8)) => {
-            ", 4 bits per weight (8 in embedding and output layer)"
-        }
-        (Some(Bits::Int4), _) => ", 4 bits per weight",
-        (None, _) => "",
+        (Some(bits), _) => format!(", {bits} bits per weight"),
+        (None, _) => String::new(),
     };
     lines.push(format!("\n{total}, {} on disk{bits}", bytes(size)));
+    let formats = dir.block_formats()?;
+    let parts: Vec<String> = formats
+        .iter()
+        .map(|(format, n)| {
+            let share = 100.0 * *n as f64 / parameters.total.max(1) as f64;
+            format!("{} ({share:.1}%)", format.name())
+        })
+        .collect();
+    if !parts.is_empty() {
+        lines.push(format!("  quantized to {}", parts.join(", ")));
+    }
     for (part, n) in parameters.parts() {
         let share = 100.0 * n as f64 / parameters.total.max(1) as f64;
         lines.push(format!(
