@@ -402,7 +402,7 @@ fn updates_of_embedding_and_output_layer_that_do_not_fit_are_errors() {
     case.change_config(|config| config["use_dora"] = json!(true));
     let error = case.import().unwrap_err();
     assert!(
-        error.contains("DoRA") && error.contains("embed_tokens"),
+        error.contains("DoRA") && error.contains("`lm_head`"),
         "{error}"
     );
 }

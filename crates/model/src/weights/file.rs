@@ -175,7 +175,8 @@ impl TensorFile {
     pub(crate) fn shared_values(&self, name: &str) -> Option<Bytes> {
         let is_f32 = self.dtype(name)? == Dtype::F32 && cfg!(target_endian = "little");
         let bytes = self.shared_bytes(name).filter(|_| is_f32)?;
-        bytes.as_ptr().cast::<f32>().is_aligned().then_some(bytes)
+        let is_aligned = bytes.as_ptr().addr().is_multiple_of(align_of::<f32>());
+        is_aligned.then_some(bytes)
     }
 
     /// Checks that the tensor `name` is f64, f32, f16 or bf16. Returns the problem if it is not.

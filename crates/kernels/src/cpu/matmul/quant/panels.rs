@@ -137,9 +137,8 @@ mod tests {
 
     /// `data` with its first byte at a multiple of 64, plus `offset`.
     fn aligned(data: &[u8], offset: usize) -> Bytes {
-        let bytes = Bytes::from(vec![0; data.len() + 128]);
+        let mut bytes = vec![0; data.len() + 128];
         let start = bytes.as_ptr().align_offset(64) + offset;
-        let mut bytes = Vec::from(bytes);
         bytes[start..start + data.len()].copy_from_slice(data);
         Bytes::from(bytes).slice(start..start + data.len())
     }
