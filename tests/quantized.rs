@@ -176,7 +176,7 @@ fn the_embedding_stays_at_8_bits_unless_asked() {
     };
     assert!(has("mixed", "token_embedding.weight.int8"));
     assert!(has("all", "token_embedding.weight.int4"));
-    assert!(has("mixed", "blocks.0.attention.query.weight.int4"));
+    assert!(has("mixed", "blocks.0.attention.query.weight.int4_panels"));
     let inspect = dir.run(&["inspect", "mixed"]);
     let lines = String::from_utf8(inspect.stdout).unwrap();
     assert!(

@@ -63,6 +63,7 @@ mod layering; // which crate depends on which
 mod library; // the crate `nextword`, compared with the program
 mod logging; // --verbose and NEXTWORD_LOG
 mod malformed_models; // damaged and malicious files
+mod mapped_weights; // weights that stay in their file
 mod merged_adapters; // merged adapters that are rounded, and exported ones
 mod model_folders; // models where another kind of folder is needed
 mod module_cycles; // modules of a crate do not depend on each other in circles

@@ -30,6 +30,7 @@
 #![recursion_limit = "256"]
 
 mod batch;
+mod calibration;
 mod error;
 mod loss;
 mod padding;
@@ -38,6 +39,7 @@ mod text;
 mod token_scores;
 
 pub use batch::{attention_mask, batch_context, batch_tokens};
+pub use calibration::input_squares;
 pub use error::EvalError;
 pub use loss::{BatchLoss, LossReport, batch_losses, evaluate};
 pub use tasks::{TaskReport, evaluate_task, evaluate_task_with};

@@ -8,9 +8,10 @@
 use std::sync::Arc;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use bytes::Bytes;
 
 use crate::cpu::matmul::MatRef;
-use crate::cpu::matmul::quant::{BLOCK, QuantMatrix, StoredMatrix};
+use crate::cpu::matmul::quant::{BLOCK, PANEL, QuantMatrix, StoredMatrix};
 pub use crate::cpu::matmul::quant::{Bits, BlockFormat};
 #[cfg(feature = "flex")]
 use crate::cpu::matmul::quant::{matmul_quant, matmul_quant_transposed};
@@ -55,9 +56,38 @@ impl QuantizedMatrix {
     /// Quantizes `weight`, `[d_in, d_out]`: to [`BlockFormat::Q8_0`] or [`BlockFormat::Q4_1`], whose
     /// scales and minimums are found by a search; to a symmetric format if their range is too small.
     pub fn from_weight(weight: Tensor<2>, bits: Bits) -> Self {
+        Self::from_weight_and_inputs(weight, bits, None)
+    }
+
+    /// Quantizes `weight`, `[d_in, d_out]`, as [`from_weight`](Self::from_weight). With 4 bits, the search minimizes the
+    /// error of the product rather than of the weights if it knows the mean square of each of the `d_in` inputs: the
+    /// squared error of a weight counts as often (as llama.cpp's importance matrix).
+    ///
+    /// # Panics
+    /// If there are not `d_in` mean squares.
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Distribution, Tensor};
+    /// use nextword_kernels::{Bits, QuantizedMatrix};
+    ///
+    /// let weight = Tensor::<2>::random([32, 16], Distribution::Normal(0.0, 1.0), &Device::flex());
+    /// let values = weight.to_data().try_into_vec::<f32>().unwrap();
+    /// let inputs: Vec<f32> = (0..32).map(|i| if i < 2 { 100.0 } else { 1.0 }).collect(); // Two matter most.
+    /// let error = |inputs: Option<&[f32]>| -> f32 {
+    ///     let matrix = QuantizedMatrix::from_weight_and_inputs(weight.clone(), Bits::Int4, inputs);
+    ///     let pairs = matrix.dequantize().into_iter().zip(&values);
+    ///     pairs.take(2 * 16).map(|(q, v)| (q - v).powi(2)).sum()
+    /// };
+    /// assert!(error(Some(&inputs)) < 0.5 * error(None));
+    /// ```
+    pub fn from_weight_and_inputs(
+        weight: Tensor<2>,
+        bits: Bits,
+        mean_squares: Option<&[f32]>,
+    ) -> Self {
         let [d_in, d_out] = weight.dims();
         let values = to_f32_vec(weight);
-        Self::new(MatRef::row_major(&values, d_in, d_out), bits)
+        Self::new(MatRef::row_major(&values, d_in, d_out), bits, mean_squares)
     }
 
     /// Quantizes the transpose of `table`, `[d_out, d_in]`, such as an embedding tied to the output
@@ -65,11 +95,11 @@ impl QuantizedMatrix {
     pub fn from_table(table: Tensor<2>, bits: Bits) -> Self {
         let [d_out, d_in] = table.dims();
         let values = to_f32_vec(table);
-        Self::new(MatRef::row_major(&values, d_out, d_in).t(), bits)
+        Self::new(MatRef::row_major(&values, d_out, d_in).t(), bits, None)
     }
 
-    fn new(weight: MatRef<'_>, bits: Bits) -> Self {
-        Self(Arc::new(QuantMatrix::quantize(weight, bits)))
+    fn new(weight: MatRef<'_>, bits: Bits, mean_squares: Option<&[f32]>) -> Self {
+        Self(Arc::new(QuantMatrix::quantize(weight, bits, mean_squares)))
     }
 
     /// Creates a matrix of `shape`, `[d_in, d_out]`, from the tensor data of a GGUF file: for each of the
@@ -135,6 +165,76 @@ impl QuantizedMatrix {
     /// Returns the minimums as in [`from_stored`](Self::from_stored).
     pub fn stored_minimums(&self) -> Vec<u8> {
         self.0.stored_minimums()
+    }
+
+    /// Whether a matrix of `shape`, `[d_in, d_out]`, and this format can be in a file in the layout of memory
+    /// ([`from_panels`](Self::from_panels)): multiples of 32 and 16, and Q8_0, Q4_0 or Q4_1.
+    pub fn has_panels([d_in, d_out]: [usize; 2], format: BlockFormat) -> bool {
+        format.has_panels((d_in, d_out))
+    }
+
+    /// The shapes of lines, scales and minimums in the layout of memory: panels of 16 columns, the blocks of each
+    /// along `d_in`, and in each block 4 or 8 lines of 64 bytes, or 16 scales or minimums.
+    ///
+    /// ```
+    /// use nextword_kernels::{Bits, QuantizedMatrix};
+    ///
+    /// let [lines, scales] = QuantizedMatrix::panel_shapes([64, 32], Bits::Int4);
+    /// assert_eq!((lines, scales), (vec![2, 2, 4, 64], vec![2, 2, 16]));
+    /// ```
+    pub fn panel_shapes([d_in, d_out]: [usize; 2], bits: Bits) -> [Vec<usize>; 2] {
+        let (panels, blocks) = (d_out / PANEL, d_in / BLOCK);
+        [
+            vec![panels, blocks, usize::from(bits.number()), 64],
+            vec![panels, blocks, PANEL],
+        ]
+    }
+
+    /// Creates a matrix of `shape`, `[d_in, d_out]`, from copies of lines, scales and minimums in the layout of memory
+    /// ([`panel_shapes`](Self::panel_shapes)), little-endian; minimums are empty if the format has none. Returns `None`
+    /// unless [`has_panels`](Self::has_panels) and the numbers of bytes are right.
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Distribution, Tensor};
+    /// use nextword_kernels::{Bits, QuantizedMatrix};
+    ///
+    /// let weight = Tensor::random([64, 32], Distribution::Uniform(-1.0, 1.0), &Device::flex());
+    /// let matrix = QuantizedMatrix::from_weight(weight, Bits::Int4);
+    /// let data = [matrix.panel_lines(), matrix.panel_scales(), matrix.panel_minimums()];
+    /// let copy = QuantizedMatrix::from_panels([64, 32], matrix.format(), data.each_ref().map(|v| &v[..])).unwrap();
+    /// assert_eq!(copy.dequantize(), matrix.dequantize());
+    /// let shared = QuantizedMatrix::from_shared_panels([64, 32], matrix.format(), data.map(Into::into)).unwrap();
+    /// assert_eq!(shared.dequantize(), matrix.dequantize());
+    /// ```
+    pub fn from_panels(shape: [usize; 2], format: BlockFormat, data: [&[u8]; 3]) -> Option<Self> {
+        let matrix = QuantMatrix::copy_panels(shape.into(), format, data)?;
+        Some(Self(Arc::new(matrix)))
+    }
+
+    /// As [`from_panels`](Self::from_panels), but without copying bytes that are aligned to 64: the matrix keeps
+    /// `data`, such as parts of a file that is mapped into memory.
+    pub fn from_shared_panels(
+        shape: [usize; 2],
+        format: BlockFormat,
+        data: [Bytes; 3],
+    ) -> Option<Self> {
+        let matrix = QuantMatrix::share_panels(shape.into(), format, data)?;
+        Some(Self(Arc::new(matrix)))
+    }
+
+    /// Returns the lines as in [`from_panels`](Self::from_panels).
+    pub fn panel_lines(&self) -> Vec<u8> {
+        self.0.panel_lines()
+    }
+
+    /// Returns the scales as in [`from_panels`](Self::from_panels).
+    pub fn panel_scales(&self) -> Vec<u8> {
+        self.0.panel_scales()
+    }
+
+    /// Returns the minimums as in [`from_panels`](Self::from_panels).
+    pub fn panel_minimums(&self) -> Vec<u8> {
+        self.0.panel_minimums()
     }
 
     /// Number of bytes of the `d_in` integers of an output column in a file.

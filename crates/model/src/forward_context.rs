@@ -184,6 +184,12 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
 
     /// Applies a linear layer. `hook` is that of its adapter, if it has one.
     pub(crate) fn linear(&mut self, linear: &Linear, hook: Hook, x: Tensor<3>) -> Tensor<3> {
+        let site = self.site(hook);
+        if P::SEES_INPUTS
+            && let Some(probe) = &mut self.probe
+        {
+            probe.record_input(site, &x);
+        }
         let Some(lora) = &linear.lora else {
             return linear.forward_rows(x, &self.row_updates(hook));
         };

@@ -35,9 +35,10 @@ impl Linear {
         }
     }
 
-    /// Quantizes the weight.
-    pub(crate) fn quantize(&mut self, bits: Bits) {
-        let weight = QuantizedMatrix::from_weight(self.weight.val(), bits);
+    /// Quantizes the weight; 4 bits for inputs with these mean squares, if they are known.
+    pub(crate) fn quantize(&mut self, bits: Bits, mean_squares: Option<&[f32]>) {
+        let weight = self.weight.val();
+        let weight = QuantizedMatrix::from_weight_and_inputs(weight, bits, mean_squares);
         self.set_quantized(weight);
     }
 

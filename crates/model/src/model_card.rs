@@ -60,6 +60,9 @@ pub struct ModelCard {
     /// changed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub merged_change: Option<f64>,
+    /// The text that the search for quantized weights was given ([`InputSquares`](crate::InputSquares)).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub calibrated_on: Option<String>,
     /// Number of ids at the end of the model's vocabulary that its tokenizer does not have. Many
     /// models pad their vocabulary to a round number.
     #[serde(skip_serializing_if = "is_zero")]

@@ -57,6 +57,8 @@ pub struct ModelDir {
     file: Option<Arc<FileModel>>,
     /// What is added to the weights of another model.
     update: Option<Arc<UpdatedModel>>,
+    /// Whether the weights of a folder are used from the mapped file.
+    is_mapped: bool,
 }
 
 /// What is added to the weights of a model, such as an adapter.
@@ -125,7 +127,28 @@ impl ModelDir {
             card,
             file: None,
             update: None,
+            is_mapped: false,
         })
+    }
+
+    /// This model with weights that [`load`](Self::load) maps into memory instead of copying them, or without: see
+    /// [`weights::load_mapped`]. A file of another format is always copied.
+    ///
+    /// ```
+    /// use burn::tensor::Device;
+    /// use nextword_model::ModelDir;
+    ///
+    /// let model = ModelDir::open("../../docs/models/letters".as_ref())?;
+    /// let copied = model.load(&Device::flex())?;
+    /// let mapped = model.with_mapping(true).load(&Device::flex())?;
+    /// let values = |model: &nextword_model::Transformer| model.token_embedding.weight.to_data();
+    /// assert_eq!(values(&mapped), values(&copied));
+    /// # Ok::<(), nextword_model::ModelError>(())
+    /// ```
+    #[must_use]
+    pub fn with_mapping(mut self, is_mapped: bool) -> Self {
+        self.is_mapped = is_mapped;
+        self
     }
 
     /// This model with `update`, which is in the folder `path` with `card`.
@@ -140,6 +163,7 @@ impl ModelDir {
             config: self.config.clone(),
             card,
             file: self.file.clone(),
+            is_mapped: self.is_mapped,
             update: Some(Arc::new(UpdatedModel { base: self, update })),
         }
     }
@@ -193,6 +217,7 @@ impl ModelDir {
             card,
             file: Some(Arc::new(file)),
             update: None,
+            is_mapped: false,
         }
     }
 
@@ -312,12 +337,16 @@ impl ModelDir {
         if let Some(updated) = &self.update {
             let base = Self {
                 config: self.config.clone(),
+                is_mapped: self.is_mapped,
                 ..updated.base.clone()
             };
             return self.adapt(base.load(device)?);
         }
         match &self.file {
             Some(file) => weights::load_from(&self.config, &self.path, &*file.weights, device),
+            None if self.is_mapped => {
+                weights::load_mapped(&self.config, &self.weights_path(), device)
+            }
             None => weights::load(&self.config, &self.weights_path(), device),
         }
     }

@@ -37,6 +37,15 @@ pub trait Probe {
     /// Whether this probe uses the tensors. If so, attention materializes its scores.
     const ENABLED: bool = true;
 
+    /// Whether this probe uses the inputs of the linear layers.
+    const SEES_INPUTS: bool = false;
+
+    /// Called with the input of each linear layer in a block, `[batch, seq, d_in]`. The hook of `site` is that of the
+    /// layer's adapter, such as [`Hook::LoraQuery`], whether it has one or not.
+    fn record_input(&mut self, site: Site, input: &Tensor<3>) {
+        let _ = (site, input);
+    }
+
     /// Called with each intermediate tensor in the order of computation.
     fn record<const D: usize>(&mut self, site: Site, tensor: &Tensor<D>);
 }

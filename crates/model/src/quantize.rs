@@ -15,6 +15,10 @@
 //!
 //! A matrix in another format of GGUF is one tensor, named by the format, such as `NAME.q4_k` (U8, `[d_out, bytes of
 //! d_in values]`), with the blocks of a GGUF file.
+//! Of the formats with F16 scales, a matrix whose sides are multiples of 32 and 16 is stored in the layout of memory
+//! ([`QuantizedMatrix::panel_shapes`]), so that it is used from a mapped file as it is: as `NAME.int8_panels` or
+//! `NAME.int4_panels` (U64, at a multiple of 64 bytes), `NAME.scale_panels` and `NAME.minimum_panels`. Earlier versions
+//! stored all matrices column by column, as in the table.
 //!
 //! With BF16, the smallest integer, -128 or 0, is unused, so that the values are symmetric. The padding of
 //! an odd row is the nibble 8. Vectors and position embeddings stay in f32. The token embedding is
@@ -23,6 +27,7 @@
 //! loss further.
 
 mod file;
+mod panels;
 
 use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -32,8 +37,8 @@ pub(crate) use self::file::{
     dequantized_values, detect_bits, embedding_bits, expected, load, matrix_format, matrix_shape,
     read_matrix, save, write,
 };
-use crate::Transformer;
 use crate::linear::{Linear, empty_param};
+use crate::{InputSquares, Transformer};
 
 pub(crate) const TABLE: &str = "token_embedding.weight";
 pub(crate) const HEAD: &str = "head.weight";
@@ -126,10 +131,25 @@ impl Transformer {
     /// # Panics
     /// If the model is already quantized.
     #[must_use]
-    pub fn quantize_with(mut self, bits: Bits, embedding_bits: Bits) -> Self {
+    pub fn quantize_with(self, bits: Bits, embedding_bits: Bits) -> Self {
+        self.quantize_for_inputs(bits, embedding_bits, &InputSquares::default())
+    }
+
+    /// Quantizes like [`quantize_with`](Self::quantize_with). With 4 bits, the search for scales and minimums minimizes the
+    /// error of the products with inputs like those that `inputs` has seen.
+    ///
+    /// # Panics
+    /// If the model is already quantized, or `inputs` are those of a model of another shape.
+    #[must_use]
+    pub fn quantize_for_inputs(
+        mut self,
+        bits: Bits,
+        embedding_bits: Bits,
+        inputs: &InputSquares,
+    ) -> Self {
         assert!(self.bits().is_none(), "the model is already quantized");
-        for (_, linear) in self.linears_mut() {
-            linear.quantize(bits);
+        for (name, linear) in self.linears_mut() {
+            linear.quantize(bits, inputs.mean(&name).as_deref());
         }
         let table = self.token_embedding.weight.val();
         let device = table.device();

@@ -12,6 +12,12 @@ pub(super) enum Key {
     B(String),
     /// The magnitudes of a module.
     Magnitude(String),
+    /// The factor A of the update of an embedding, `[rank, vocab_size]`.
+    EmbeddingA(String),
+    /// The factor B of the update of an embedding, `[d_model, rank]`.
+    EmbeddingB(String),
+    /// The weight of the base model below an update, which PEFT stores with updates of the embedding.
+    Base(String),
     /// A full copy of a parameter.
     Parameter(String),
 }
@@ -20,11 +26,6 @@ pub(super) enum Key {
 pub(super) fn parse(name: &str) -> Result<Key, &'static str> {
     const NOT_OF_PEFT: &str = "is not the name of a tensor in an adapter";
     let name = name.strip_prefix(PREFIX).ok_or(NOT_OF_PEFT)?;
-    if name.contains(".lora_embedding_") {
-        return Err(
-            "adapts the token embedding, which nextword does not support; hint: merge the adapter with PEFT",
-        );
-    }
     if name.contains(".token_adapter.") {
         return Err(
             "trains single tokens, which nextword does not support; hint: merge the adapter with PEFT",
@@ -49,10 +50,20 @@ pub(super) fn parse(name: &str) -> Result<Key, &'static str> {
             _ => Err(NOT_OF_PEFT),
         };
     }
-    if name.ends_with(".base_layer.weight") {
-        return Err(
-            "is a weight of the base model below an adapter; hint: save the adapter without it",
-        );
+    for (part, key) in [
+        (".lora_embedding_A", Key::EmbeddingA as fn(String) -> Key),
+        (".lora_embedding_B", Key::EmbeddingB),
+    ] {
+        let Some((module, rest)) = name.split_once(part) else {
+            continue;
+        };
+        return match rest.split('.').collect::<Vec<_>>()[..] {
+            [""] | ["", _] => Ok(key(module.to_string())),
+            _ => Err(NOT_OF_PEFT),
+        };
+    }
+    if let Some(module) = name.strip_suffix(".base_layer.weight") {
+        return Ok(Key::Base(module.to_string()));
     }
     if let Some(module) = name.strip_suffix(".base_layer.bias") {
         return Ok(Key::Parameter(format!("{module}.bias")));
@@ -81,6 +92,9 @@ mod tests {
                 "lora_magnitude_vector.default.weight",
                 Key::Magnitude(module.clone()),
             ),
+            ("lora_embedding_A", Key::EmbeddingA(module.clone())),
+            ("lora_embedding_B.default", Key::EmbeddingB(module.clone())),
+            ("base_layer.weight", Key::Base(module.clone())),
             ("weight", Key::Parameter(format!("{module}.weight"))),
             ("base_layer.bias", Key::Parameter(format!("{module}.bias"))),
         ] {
@@ -100,8 +114,10 @@ mod tests {
             ("base_model.model.a.lora_A.b.c.weight", "not the name"),
             ("base_model.model.a.lora_Aweight", "not the name"),
             ("base_model.model.a.lora_B.bias", "lora_bias"),
-            ("base_model.model.a.base_layer.weight", "base model"),
-            ("base_model.model.wte.lora_embedding_A", "token embedding"),
+            (
+                "base_model.model.wte.lora_embedding_A.b.weight",
+                "not the name",
+            ),
             (
                 "base_model.model.wte.token_adapter.trainable_tokens_delta",
                 "single tokens",

@@ -5,11 +5,13 @@
 //! supported is an error, and every tensor is used or an error names it.
 
 mod config;
+mod embedding;
 pub(crate) mod export;
 pub(crate) mod import;
 mod keys;
 mod pattern;
 mod problems;
+mod reader;
 mod saved;
 mod settings;
 #[cfg(test)]

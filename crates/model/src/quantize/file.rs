@@ -8,6 +8,7 @@ use nextword_base::hash::FileHash;
 use nextword_kernels::{Bits, BlockFormat, QuantizedMatrix};
 use safetensors::tensor::Dtype;
 
+use super::panels::{self, PanelPart};
 use super::{HEAD, TABLE, dequantize};
 use crate::linear::empty_param;
 use crate::weights::{self, TensorFile, TensorSpec, Values, WeightSource};
@@ -24,9 +25,19 @@ enum Part {
     Integers,
     Scales,
     Minimums,
+    /// In the layout of memory.
+    Panel(PanelPart),
 }
 
 impl Part {
+    /// The tensors as which a matrix of this format and shape is written.
+    fn written(format: BlockFormat, shape: [usize; 2]) -> Vec<Self> {
+        if QuantizedMatrix::has_panels(shape, format) {
+            return PanelPart::of(format).map(Self::Panel).collect();
+        }
+        Self::of(format).to_vec()
+    }
+
     /// The tensors of a matrix of this format.
     fn of(format: BlockFormat) -> &'static [Self] {
         match (format.separate_integers(), format.has_minimum()) {
@@ -39,6 +50,7 @@ impl Part {
     /// The tensor of the matrix `name`.
     fn spec(self, name: &str, format: BlockFormat, [d_in, d_out]: [usize; 2]) -> TensorSpec {
         let suffix = match self {
+            Self::Panel(part) => return part.spec(name, format, [d_in, d_out]),
             Self::Blocks | Self::Integers => suffix(format),
             Self::Scales => "scale".to_string(),
             Self::Minimums => "minimum".to_string(),
@@ -61,6 +73,7 @@ impl Part {
             Self::Integers => matrix.stored_integers(),
             Self::Scales => matrix.stored_scales(),
             Self::Minimums => matrix.stored_minimums(),
+            Self::Panel(part) => part.bytes(matrix),
         }
     }
 }
@@ -72,9 +85,9 @@ impl Part {
 pub(crate) fn save(model: &Transformer, path: &Path) -> Result<FileHash, ModelError> {
     let mut parts = BTreeMap::new();
     for (name, matrix) in model.quantized() {
-        for part in Part::of(matrix.format()) {
+        for part in Part::written(matrix.format(), matrix.shape()) {
             let spec = part.spec(&name, matrix.format(), matrix.shape());
-            parts.insert(spec.name.clone(), (spec, *part, matrix));
+            parts.insert(spec.name.clone(), (spec, part, matrix));
         }
     }
     let mut params = weights::param_readers(model);
@@ -95,9 +108,11 @@ pub(crate) fn save(model: &Transformer, path: &Path) -> Result<FileHash, ModelEr
 /// embedding or of the output layer, if one is quantized.
 pub(crate) fn detect_bits(file: &TensorFile) -> Option<u8> {
     let matrices = file.names().filter_map(|name| {
-        let (matrix, kind) = name.rsplit_once('.')?;
-        let is_quantized = BlockFormat::ALL.into_iter().any(|f| suffix(f) == kind);
-        is_quantized.then_some(matrix)
+        let in_columns = name.rsplit_once('.').and_then(|(matrix, kind)| {
+            let is_quantized = BlockFormat::ALL.into_iter().any(|f| suffix(f) == kind);
+            is_quantized.then_some(matrix)
+        });
+        in_columns.or_else(|| panels::matrix_of_lines(name))
     });
     let in_blocks = matrices.filter(|name| weights::is_in_block(name));
     let first = in_blocks.min().and_then(|name| matrix_format(file, name));
@@ -114,6 +129,9 @@ pub(crate) fn embedding_bits(file: &TensorFile) -> Option<u8> {
 
 /// Returns the format of the matrix `name` in `file`, if it is quantized.
 pub(crate) fn matrix_format(file: &TensorFile, name: &str) -> Option<BlockFormat> {
+    if let Some(format) = panels::format(file, name) {
+        return Some(format);
+    }
     let mut formats = BlockFormat::ALL.into_iter();
     let found = formats.find(|format| file.shape(&format!("{name}.{}", suffix(*format))).is_some());
     let Some(bits) = found?.separate_integers() else {
@@ -193,9 +211,9 @@ pub(crate) fn write(
         let matrix = matrix_shape(&name, &shape);
         match (source.matrix_format(&name), matrix) {
             (Some(format), Some(matrix)) => {
-                for part in Part::of(format) {
+                for part in Part::written(format, matrix) {
                     let spec = part.spec(&name, format, matrix);
-                    parts.insert(spec.name.clone(), (*part, name.clone(), matrix));
+                    parts.insert(spec.name.clone(), (part, name.clone(), matrix));
                     specs.push(spec);
                 }
             }
@@ -239,6 +257,9 @@ pub(crate) fn read_matrix(
     let Some(format) = matrix_format(file, name) else {
         return Ok(None);
     };
+    if panels::format(file, name).is_some() {
+        return panels::read(file, name, format, shape).map(Some);
+    }
     let error = |problem: String| ModelError::Format {
         path: file.path().to_path_buf(),
         problem,
@@ -335,6 +356,10 @@ pub(crate) fn expected(
             expected.push((name, shape, None));
             continue;
         };
+        if panels::format(file, &name).is_some() {
+            expected.extend(panels::expected(&name, format, shape));
+            continue;
+        }
         let parts = Part::of(format);
         let parts = parts.iter().map(|part| part.spec(&name, format, shape));
         expected.extend(parts.map(|spec| (spec.name, spec.shape, Some(spec.dtype))));

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use nextword_base::git_lfs;
 use safetensors::tensor::{Dtype, SafeTensors};
 
@@ -24,7 +25,8 @@ const MAP_CHUNK: usize = 8 << 20;
 pub type NamedTensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
 /// A safetensors file with a valid header. Values are memory-mapped and copied on demand, so that
-/// only one tensor at a time is in memory.
+/// only one tensor at a time is in memory. A file from [`open_mapped`](Self::open_mapped) stays mapped, and tensors that
+/// are stored as they are used are not copied.
 ///
 /// # Example
 ///
@@ -41,6 +43,8 @@ pub struct TensorFile {
     path: PathBuf,
     file: File,
     tensors: BTreeMap<String, Entry>,
+    /// The whole file, if it stays mapped.
+    mapped: Option<Bytes>,
 }
 
 #[derive(Debug)]
@@ -95,7 +99,30 @@ impl TensorFile {
             path: path.to_path_buf(),
             file,
             tensors: tensors.map(|(name, info)| (name, entry(info))).collect(),
+            mapped: None,
         })
+    }
+
+    /// Opens the file as [`open`](Self::open) and maps it into memory, as long as this or a tensor of it exists.
+    ///
+    /// Pages are read when they are first used, shared with other processes that map the file, and can be dropped by
+    /// the system without being written anywhere. The file must not change meanwhile: values would change with it, and
+    /// if it becomes shorter, the system ends the process (SIGBUS). To replace it by renaming another one is safe.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_mapped(path: &Path) -> Result<Self, ModelError> {
+        let mut file = Self::open(path)?;
+        let end = file.tensors.values().map(|entry| entry.byte_range.end);
+        let end = end.max().unwrap_or_default();
+        let len = file.file.metadata().map_err(|e| io(path, e))?.len();
+        if end > 0 && end as u64 <= len {
+            let map = map(&file.file, 0..end).map_err(|e| io(path, e))?;
+            #[cfg(unix)]
+            drop(map.advise(memmap2::Advice::WillNeed)); // Only a hint: reading ahead.
+            file.mapped = Some(Bytes::from_owner(map));
+        }
+        Ok(file)
     }
 
     /// The path of the file.
@@ -135,6 +162,21 @@ impl TensorFile {
         }
         let range = entry.byte_range.clone();
         with_mapped(&self.file, range, read).map_err(|e| io(&self.path, e))
+    }
+
+    /// The bytes of the tensor `name` without copying them, if the file stays mapped and has it.
+    pub(crate) fn shared_bytes(&self, name: &str) -> Option<Bytes> {
+        let range = &self.tensors.get(name)?.byte_range;
+        Some(self.mapped.as_ref()?.slice(range.clone()))
+    }
+
+    /// The values of the tensor `name` without copying them, if the file stays mapped and has them as they are in
+    /// memory: as f32 at a multiple of four bytes.
+    pub(crate) fn shared_values(&self, name: &str) -> Option<Bytes> {
+        let is_f32 = self.dtype(name)? == Dtype::F32 && cfg!(target_endian = "little");
+        let bytes = self.shared_bytes(name).filter(|_| is_f32)?;
+        let is_aligned = bytes.as_ptr().addr().is_multiple_of(align_of::<f32>());
+        is_aligned.then_some(bytes)
     }
 
     /// Checks that the tensor `name` is f64, f32, f16 or bf16. Returns the problem if it is not.
@@ -210,7 +252,7 @@ pub fn with_mapped<T>(
 
 #[allow(unsafe_code)]
 fn map(file: &File, byte_range: Range<usize>) -> std::io::Result<memmap2::Mmap> {
-    // SAFETY: every access is bounds-checked, and values are copied before use. If another process
+    // SAFETY: every access is bounds-checked, and any bytes are valid values. If another process
     // truncates the file meanwhile, SIGBUS ends this process; memory is not corrupted.
     unsafe {
         memmap2::MmapOptions::new()

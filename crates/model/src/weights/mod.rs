@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{AllocationProperty, Bytes, DType, Device, Tensor, TensorData};
 use nextword_base::hash::FileHash;
 use safetensors::tensor::Dtype;
 
@@ -23,7 +23,7 @@ pub use source::WeightSource;
 pub use write::{FloatType, save, save_tensors, save_tensors_with, write_tensors};
 pub(crate) use write::{TensorSpec, Values, write_file};
 
-use crate::{ModelConfig, ModelError, Transformer, quantize};
+use crate::{ModelConfig, ModelError, QuantizedMatrix, Transformer, quantize};
 
 /// Calls `visit` with the name and values of every parameter, in module order, also those of an adapter.
 pub fn for_each(model: &Transformer, visit: impl FnMut(&str, TensorData)) {
@@ -113,10 +113,37 @@ pub fn to_f32_vec(data: TensorData) -> Vec<f32> {
 /// [`ModelError::Mismatch`] with every tensor that is missing, unexpected or of the wrong shape;
 /// [`ModelError::Format`] if the file is not a safetensors file.
 pub fn load(config: &ModelConfig, path: &Path, device: &Device) -> Result<Transformer, ModelError> {
+    load_file(config, &TensorFile::open(path)?, device)
+}
+
+/// Loads the model of `config` as [`load`], but with weights that stay in the file, which is mapped into memory, where
+/// they are stored as they are used: f32, and quantized matrices in the layout of memory, on the CPU backend flex. See
+/// [`TensorFile::open_mapped`] for what follows from that. The model computes the same bits, and a weight that is changed is
+/// copied first.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_mapped(
+    config: &ModelConfig,
+    path: &Path,
+    device: &Device,
+) -> Result<Transformer, ModelError> {
+    let file = if QuantizedMatrix::has_native_kernel(device) {
+        TensorFile::open_mapped(path)?
+    } else {
+        TensorFile::open(path)? // Other devices have their own copy.
+    };
+    load_file(config, &file, device)
+}
+
+fn load_file(
+    config: &ModelConfig,
+    file: &TensorFile,
+    device: &Device,
+) -> Result<Transformer, ModelError> {
     config.validate()?;
-    let file = TensorFile::open(path)?;
-    compare(config, path, &file)?;
-    quantize::load(config, &file, device)
+    compare(config, file.path(), file)?;
+    quantize::load(config, file, device)
 }
 
 /// Loads the model of `config` on `device` with the weights of `source`. `path` names it in errors.
@@ -274,19 +301,25 @@ impl ModuleMapper for ParamLoader<'_> {
         if self.loaded.contains(&name) {
             return param;
         }
-        let values = match self.source.values(&name) {
-            Ok(values) => values,
-            Err(error) => {
-                self.failed.get_or_insert(error);
-                return param;
+        let shape = param.val().dims();
+        let data = match self.source.shared_values(&name) {
+            Some(bytes) => {
+                let bytes = Bytes::from_shared(bytes, AllocationProperty::File);
+                TensorData::from_bytes(bytes, shape, DType::F32)
             }
+            None => match self.source.values(&name) {
+                Ok(values) => TensorData::new(values, shape),
+                Err(error) => {
+                    self.failed.get_or_insert(error);
+                    return param;
+                }
+            },
         };
         param.map(|tensor| {
-            let (shape, device) = (tensor.dims(), tensor.device());
+            let device = tensor.device();
             let requires_grad = tensor.is_require_grad();
             drop(tensor); // Frees the zeros before the values are allocated.
-            Tensor::from_data(TensorData::new(values, shape), &device)
-                .set_require_grad(requires_grad)
+            Tensor::from_data(data, &device).set_require_grad(requires_grad)
         })
     }
 }

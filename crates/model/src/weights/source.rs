@@ -2,6 +2,8 @@
 
 use std::fmt::Debug;
 
+use bytes::Bytes;
+
 use super::TensorFile;
 use crate::{BlockFormat, ModelError, QuantizedMatrix, quantize};
 
@@ -15,6 +17,13 @@ pub trait WeightSource: Debug + Send + Sync {
     /// # Errors
     /// [`ModelError::Format`] if there is no such tensor; [`ModelError::Io`] if it cannot be read.
     fn values(&self, name: &str) -> Result<Vec<f32>, ModelError>;
+
+    /// The values of the tensor `name` as f32 in the order of bytes of memory, if they can be used where they are, such
+    /// as in a mapped file: aligned for f32.
+    fn shared_values(&self, name: &str) -> Option<Bytes> {
+        let _ = name;
+        None
+    }
 
     /// The format of the matrix `name`, if it is quantized.
     fn matrix_format(&self, name: &str) -> Option<BlockFormat> {
@@ -46,6 +55,10 @@ impl WeightSource for TensorFile {
         self.values(name)
     }
 
+    fn shared_values(&self, name: &str) -> Option<Bytes> {
+        self.shared_values(name)
+    }
+
     fn matrix_format(&self, name: &str) -> Option<BlockFormat> {
         quantize::matrix_format(self, name)
     }
@@ -66,6 +79,10 @@ impl<T: WeightSource + ?Sized> WeightSource for &T {
 
     fn values(&self, name: &str) -> Result<Vec<f32>, ModelError> {
         (**self).values(name)
+    }
+
+    fn shared_values(&self, name: &str) -> Option<Bytes> {
+        (**self).shared_values(name)
     }
 
     fn matrix_format(&self, name: &str) -> Option<BlockFormat> {

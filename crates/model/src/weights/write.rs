@@ -271,8 +271,9 @@ fn write_file_with<'a, E: From<ModelError>>(
     Ok(hash)
 }
 
-/// The length of the header and the header, padded to a multiple of 8 bytes. Its metadata has a single entry,
-/// because the order of a hash map is not deterministic.
+/// The length of the header and the header, padded to a multiple of 8 bytes in all; to one of 64 if there are tensors of
+/// the type U64, which come first: the lines of quantized matrices, which are used from a mapped file where they are
+/// aligned. Its metadata has a single entry, because the order of a hash map is not deterministic.
 fn header(tensors: &[TensorSpec], (key, value): (&str, &str)) -> Result<Vec<u8>, SafeTensorError> {
     let mut end = 0;
     let infos = tensors.iter().map(|tensor| {
@@ -288,7 +289,9 @@ fn header(tensors: &[TensorSpec], (key, value): (&str, &str)) -> Result<Vec<u8>,
     let metadata = HashMap::from([(key.to_string(), value.to_string())]);
     let metadata = Metadata::new(Some(metadata), infos.collect())?;
     let mut json = serde_json::to_vec(&metadata)?;
-    json.resize(json.len().next_multiple_of(8), b' ');
+    let has_lines = tensors.iter().any(|tensor| tensor.dtype == Dtype::U64);
+    let alignment = if has_lines { 64 } else { 8 };
+    json.resize((8 + json.len()).next_multiple_of(alignment) - 8, b' ');
     let mut header = (json.len() as u64).to_le_bytes().to_vec();
     header.extend(json);
     Ok(header)

@@ -411,6 +411,7 @@ impl TrainingLoop {
             origin: None,
             made_from: None,
             merged_change: None,
+            calibrated_on: None,
             seed: config.seed,
             step: self.state.step,
             tokens: self.state.tokens,

@@ -63,6 +63,22 @@ impl BaseArgs {
     }
 }
 
+/// `--no-mmap`, of commands that compute with a model.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct MappingArgs {
+    /// Copy the weights into memory instead of mapping their file, which must not change while it is used, e.g. if it is
+    /// on a network drive
+    #[arg(long)]
+    no_mmap: bool,
+}
+
+impl MappingArgs {
+    /// `model` with weights that are mapped or copied when it is loaded.
+    pub(crate) fn apply(self, model: ModelDir) -> ModelDir {
+        model.with_mapping(!self.no_mmap)
+    }
+}
+
 /// Temperature and filters of the commands that are not greedy by default.
 #[derive(Debug, Args)]
 pub(crate) struct TemperatureArgs {
@@ -120,7 +136,7 @@ impl DecodingArgs {
         let Some(path) = &self.draft else {
             return Ok(generator);
         };
-        let draft = TextGenerator::open(&models::open(path, false)?, device)?;
+        let draft = TextGenerator::open(&models::open(path, false)?.with_mapping(true), device)?;
         Ok(generator.with_draft(&draft, DRAFT_TOKENS)?)
     }
 }

@@ -14,8 +14,9 @@ impl QuantMatrix {
     /// Quantizes `w` (k by n, any strides) to `bits` bits: to `Q8_0` or `Q4_1` if their f16 scales can
     /// represent the values, otherwise to the symmetric format.
     ///
-    /// A block that contains a non-finite value decodes to NaN.
-    pub(crate) fn quantize(w: MatRef<'_>, bits: Bits) -> Self {
+    /// A block that contains a non-finite value decodes to NaN. `importance` is that of the rows in the search for scales
+    /// and minimums.
+    pub(crate) fn quantize(w: MatRef<'_>, bits: Bits, importance: Option<&[f32]>) -> Self {
         let max_abs = max_finite(&w);
         let format = match bits {
             Bits::Int8 if has_f16_range(max_abs, 127.0) => BlockFormat::Q8_0,
@@ -23,7 +24,7 @@ impl QuantMatrix {
             Bits::Int4 if has_f16_range(max_abs, 15.0) => BlockFormat::Q4_1,
             Bits::Int4 => BlockFormat::Symmetric4,
         };
-        Self::quantize_as(w, format)
+        Self::quantize_weighted(w, format, importance)
     }
 }
 
@@ -47,8 +48,12 @@ fn max_finite(w: &MatRef<'_>) -> f32 {
     max
 }
 
-/// Quantizes the first `len` values of a block; the others are padding.
-pub(super) fn block(values: &[f32; BLOCK], len: usize, format: BlockFormat) -> ColumnBlock {
+/// Quantizes the values of a block, of which the last one of a column can have fewer than the others.
+pub(super) fn block(
+    values: &[f32],
+    format: BlockFormat,
+    importance: Option<&[f32]>,
+) -> ColumnBlock {
     if values.iter().any(|v| !v.is_finite()) {
         return ColumnBlock {
             integers: [format.offset() as u8; BLOCK],
@@ -62,8 +67,12 @@ pub(super) fn block(values: &[f32; BLOCK], len: usize, format: BlockFormat) -> C
         };
     }
     match format {
-        BlockFormat::Q4_1 => search::with_minimum(values, len),
-        _ => without_minimum(values, format),
+        BlockFormat::Q4_1 => search::with_minimum(values, importance),
+        _ => {
+            let mut padded = [0.0; BLOCK];
+            padded[..values.len()].copy_from_slice(values);
+            without_minimum(&padded, format)
+        }
     }
 }
 

@@ -17,7 +17,9 @@ mod gguf_blocks;
 mod matvec;
 mod packing;
 mod panel;
+mod panels;
 mod search;
+mod storage;
 mod stored;
 #[cfg(test)]
 mod tests;
@@ -33,6 +35,7 @@ use std::alloc::{self, Layout};
 pub(crate) use backward::matmul_quant_transposed;
 pub use format::{Bits, BlockFormat};
 pub(crate) use matvec::matmul_quant;
+pub(crate) use storage::Storage;
 pub(crate) use stored::StoredMatrix;
 
 use crate::cpu::matmul::matrix::MatRef;
@@ -80,11 +83,11 @@ pub(crate) struct QuantMatrix {
     pub(crate) k: usize,
     pub(crate) n: usize,
     pub(crate) format: BlockFormat,
-    pub(crate) lines: Vec<Line>,
+    pub(crate) lines: Storage<Line>,
     /// Scales as bf16 or f16 bits.
-    pub(crate) scales: Vec<[u16; PANEL]>,
+    pub(crate) scales: Storage<[u16; PANEL]>,
     /// Minimums as f16 bits, if the format has them.
-    pub(crate) minimums: Vec<[u16; PANEL]>,
+    pub(crate) minimums: Storage<[u16; PANEL]>,
     /// `BlockFormat::factor_rows` rows per block.
     pub(crate) factors: Vec<[i8; PANEL]>,
 }
@@ -122,17 +125,37 @@ impl QuantMatrix {
     /// Quantizes `w` (k by n, any strides) to `format`.
     ///
     /// A block that contains a non-finite value decodes to NaN.
+    #[cfg(test)]
     pub(crate) fn quantize_as(w: MatRef<'_>, format: BlockFormat) -> Self {
+        Self::quantize_weighted(w, format, None)
+    }
+
+    /// Quantizes `w` to `format`. Where the format has a search, the squared error of row `i` counts `importance[i]`
+    /// times relative to the other rows of its block.
+    ///
+    /// A block that contains a non-finite value decodes to NaN.
+    ///
+    /// # Panics
+    /// If the length of `importance` is not the number of rows.
+    pub(crate) fn quantize_weighted(
+        w: MatRef<'_>,
+        format: BlockFormat,
+        importance: Option<&[f32]>,
+    ) -> Self {
+        if let Some(importance) = importance {
+            assert_eq!(importance.len(), w.rows, "a weight for each row");
+        }
         Self::build((w.rows, w.cols), format, &|panel, first| {
             for c in 0..PANEL.min(w.cols - first) {
                 for b in 0..w.rows.div_ceil(BLOCK) {
-                    let mut values = [0.0_f32; BLOCK];
                     let len = BLOCK.min(w.rows - b * BLOCK);
+                    let mut values = [0.0_f32; BLOCK];
                     for (t, value) in values.iter_mut().enumerate().take(len) {
                         *value =
                             w.data[(b * BLOCK + t) * w.row_stride + (first + c) * w.col_stride];
                     }
-                    panel.set(b, c, &encode::block(&values, len, format));
+                    let importance = importance.map(|rows| &rows[b * BLOCK..][..len]);
+                    panel.set(b, c, &encode::block(&values[..len], format, importance));
                 }
             }
         })
@@ -193,9 +216,9 @@ impl QuantMatrix {
             k,
             n,
             format,
-            lines,
-            scales,
-            minimums,
+            lines: lines.into(),
+            scales: scales.into(),
+            minimums: minimums.into(),
             factors,
         }
     }

@@ -15,16 +15,26 @@ const INSETS: [f32; 6] = [0.0, 0.02, 0.04, 0.07, 0.1, 0.14];
 /// How often scale and minimum are fitted to the integers, and the integers to them.
 const REFINEMENTS: usize = 3;
 
-/// Quantizes the first `len` values with the scale and minimum that minimize the squared error. Weighting
-/// it by the size of the values gives a higher perplexity.
-pub(super) fn with_minimum(values: &Values, len: usize) -> ColumnBlock {
+/// Least weight of a value, relative to the mean of its block: a value that no text has used is not arbitrary.
+const MIN_WEIGHT: f32 = 1e-3;
+
+/// Quantizes up to 32 values with the scale and minimum that minimize the squared error, in which each value has the
+/// weight `importance`; without it, all are the same. Weighting it by the size of the values gives a higher perplexity.
+pub(super) fn with_minimum(used: &[f32], importance: Option<&[f32]>) -> ColumnBlock {
+    let len = used.len();
+    let mut values = [0.0; BLOCK];
+    values[..len].copy_from_slice(used);
     let mut best = Candidate {
         scale: 0,
         minimum: 0,
         integers: [0.0; BLOCK],
         error: f32::INFINITY,
     };
-    search(&mut best, values, len);
+    let problem = Problem {
+        values: &values,
+        weights: weights(len, importance),
+    };
+    search(&mut best, &problem, len);
     let mut integers = [8; BLOCK]; // The padding.
     for (integer, value) in integers.iter_mut().zip(&best.integers[..len]) {
         *integer = *value as u8;
@@ -38,29 +48,45 @@ pub(super) fn with_minimum(values: &Values, len: usize) -> ColumnBlock {
 }
 
 /// Runs `search_all` compiled for the machine's instruction set. Its operations are the same on all.
-fn search(best: &mut Candidate, values: &Values, len: usize) {
+fn search(best: &mut Candidate, problem: &Problem<'_>, len: usize) {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-        fn avx512(best: &mut Candidate, values: &Values, len: usize) {
-            search_all(best, values, len);
+        fn avx512(best: &mut Candidate, problem: &Problem<'_>, len: usize) {
+            search_all(best, problem, len);
         }
         #[target_feature(enable = "avx2,fma")]
-        fn avx2(best: &mut Candidate, values: &Values, len: usize) {
-            search_all(best, values, len);
+        fn avx2(best: &mut Candidate, problem: &Problem<'_>, len: usize) {
+            search_all(best, problem, len);
         }
         let isa = Isa::current();
         if isa >= Isa::Avx512 {
             // SAFETY: the machine supports its current level.
-            return unsafe { avx512(best, values, len) };
+            return unsafe { avx512(best, problem, len) };
         }
         if isa >= Isa::Avx2 {
             // SAFETY: the machine supports its current level.
-            return unsafe { avx2(best, values, len) };
+            return unsafe { avx2(best, problem, len) };
         }
     }
     let _ = Isa::current;
-    search_all(best, values, len);
+    search_all(best, problem, len);
+}
+
+/// The weights of the first `len` values: their importance relative to its mean, or 1. Those of padding are 0.
+fn weights(len: usize, importance: Option<&[f32]>) -> Values {
+    let mut weights = [0.0; BLOCK];
+    weights[..len].fill(1.0);
+    let Some(importance) = importance else {
+        return weights;
+    };
+    let mean = importance.iter().sum::<f32>() / len as f32;
+    if mean.is_normal() {
+        for (weight, importance) in weights.iter_mut().zip(importance) {
+            *weight = (importance / mean).max(MIN_WEIGHT);
+        }
+    }
+    weights
 }
 
 /// The best scale and minimum (f16) that were found.
@@ -72,16 +98,13 @@ struct Candidate {
 }
 
 #[inline(always)]
-fn search_all(best: &mut Candidate, values: &Values, len: usize) {
-    let used = &values[..len];
+fn search_all(best: &mut Candidate, problem: &Problem<'_>, len: usize) {
+    let used = &problem.values[..len];
     let (low, high) = used
         .iter()
         .fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), v| {
             (low.min(*v), high.max(*v))
         });
-    let mut weights = [0.0; BLOCK];
-    weights[..len].fill(1.0);
-    let problem = Problem { values, weights };
     let range = high - low;
     problem.try_out(best, range / LEVELS, low);
     for low_inset in INSETS {
@@ -106,7 +129,7 @@ fn search_all(best: &mut Candidate, values: &Values, len: usize) {
 
 struct Problem<'a> {
     values: &'a Values,
-    /// 1, and 0 for padding.
+    /// 0 for padding.
     weights: Values,
 }
 

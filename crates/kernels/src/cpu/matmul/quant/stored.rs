@@ -265,7 +265,12 @@ mod tests {
                 assert_eq!(back.stored_integers(), integers);
                 assert_eq!(back.stored_scales(), scales);
                 assert_eq!(back.stored_minimums(), stored.minimums);
-                assert!(back.lines.iter().zip(&w.lines).all(|(a, b)| a.0 == b.0));
+                assert!(
+                    back.lines
+                        .iter()
+                        .zip(w.lines.iter())
+                        .all(|(a, b)| a.0 == b.0)
+                );
             }
         }
     }

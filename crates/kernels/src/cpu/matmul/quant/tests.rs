@@ -74,7 +74,7 @@ fn quantization_error_is_at_most_half_a_step() {
                 (MatRef::row_major(&w, k, n), [n, 1]),
                 (MatRef::row_major(&w, n, k).t(), [1, k]),
             ] {
-                let q = QuantMatrix::quantize(view, bits);
+                let q = QuantMatrix::quantize(view, bits, None);
                 for j in 0..n {
                     for i in 0..k {
                         let block = i / BLOCK * BLOCK;
@@ -140,7 +140,7 @@ fn values_that_q4_1_represents_are_found_exactly() {
             }
         }
     }
-    let back = QuantMatrix::quantize(MatRef::row_major(&values, 96, 50), Bits::Int4);
+    let back = QuantMatrix::quantize(MatRef::row_major(&values, 96, 50), Bits::Int4, None);
     let same = dequantized(&back)
         .iter()
         .zip(&values)
@@ -325,4 +325,48 @@ fn non_finite_values_propagate_as_nan() {
             }
         }
     }
+}
+
+#[test]
+fn equal_importance_changes_no_bit() {
+    let mut rng = Rng(51);
+    for (k, n) in [(96, 20), (45, 7), (1, 1)] {
+        let values = rng.floats(k * n);
+        let w = MatRef::row_major(&values, k, n);
+        let quantize = |importance: Option<&[f32]>| {
+            dequantized(&QuantMatrix::quantize(w, Bits::Int4, importance))
+        };
+        let expected = quantize(None);
+        for importance in [1.0, 4.0, 0.0, f32::INFINITY] {
+            assert_eq!(
+                quantize(Some(&vec![importance; k])),
+                expected,
+                "{importance}"
+            );
+        }
+    }
+}
+
+#[test]
+fn importance_lowers_the_error_that_it_weights() {
+    let mut rng = Rng(52);
+    let (k, n) = (256, 48);
+    let values = rng.floats(k * n);
+    // A few inputs are much larger than the others, and one is never used.
+    let importance: Vec<f32> = (0..k)
+        .map(|i| match i % 16 {
+            3 => 100.0,
+            4 => 0.0,
+            _ => 0.5 + rng.uniform(),
+        })
+        .collect();
+    let w = MatRef::row_major(&values, k, n);
+    let error = |used: Option<&[f32]>| {
+        let matrix = QuantMatrix::quantize(w, Bits::Int4, used);
+        let errors = dequantized(&matrix).into_iter().zip(&values).enumerate();
+        let weighted = errors.map(|(i, (a, b))| f64::from(importance[i / n] * (a - b).powi(2)));
+        weighted.sum::<f64>()
+    };
+    let (plain, calibrated) = (error(None), error(Some(&importance)));
+    assert!(calibrated < 0.6 * plain, "{calibrated} {plain}");
 }

@@ -11,7 +11,7 @@ use nextword_data::{Encoding, unknown_note};
 use nextword_generate::{Completion, PROMPT_PLACEHOLDER, TextGenerator, TextOptions};
 use nextword_server::open_chat_template;
 
-use crate::args::{BaseArgs, DecodingArgs, SeedArgs, TemperatureArgs};
+use crate::args::{BaseArgs, DecodingArgs, MappingArgs, SeedArgs, TemperatureArgs};
 use crate::chat_input::{ChatInput, Line};
 use crate::format::sanitize;
 use crate::{exit, models, output};
@@ -46,6 +46,8 @@ pub(crate) struct ChatArgs {
     device: String,
     #[command(flatten)]
     base: BaseArgs,
+    #[command(flatten)]
+    mapping: MappingArgs,
     /// Use a run's last model instead of its best
     #[arg(long)]
     last: bool,
@@ -78,7 +80,7 @@ impl PromptStyle {
 
 /// Reads lines from standard input and generates replies.
 pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
-    let dir = args.base.open(&args.model, args.last)?;
+    let dir = args.mapping.apply(args.base.open(&args.model, args.last)?);
     let device = models::open_and_name_device(&args.device)?;
     let generator = TextGenerator::open(&dir, &device)?;
     let generator = args.decoding.apply(generator, &device)?;

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum, ValueHint};
 use nextword_generate::{Pooling, TextGenerator};
 use serde_json::json;
 
-use crate::args::BaseArgs;
+use crate::args::{BaseArgs, MappingArgs};
 use crate::{exit, models, output, prompt};
 
 /// `embed MODEL|RUN [TEXT...]`.
@@ -29,6 +29,8 @@ pub(crate) struct EmbedArgs {
     device: String,
     #[command(flatten)]
     base: BaseArgs,
+    #[command(flatten)]
+    mapping: MappingArgs,
     /// Use a run's last model instead of its best
     #[arg(long)]
     last: bool,
@@ -61,7 +63,7 @@ impl From<PoolingArg> for Pooling {
 /// Prints embeddings of texts: vectors of length 1.
 pub(crate) fn run(args: &EmbedArgs) -> anyhow::Result<()> {
     let texts = texts(args)?;
-    let dir = args.base.open(&args.model, args.last)?;
+    let dir = args.mapping.apply(args.base.open(&args.model, args.last)?);
     let device = models::open_and_name_device(&args.device)?;
     let generator = TextGenerator::open(&dir, &device)?;
     let mut embeddings = Vec::with_capacity(texts.len());

@@ -16,7 +16,7 @@ use nextword_eval::{
 use nextword_generate::TextGenerator;
 use nextword_model::ModelDir;
 
-use crate::args::BaseArgs;
+use crate::args::{BaseArgs, MappingArgs};
 use crate::exit::{bad_file, usage};
 use crate::format::{count, duration, grouped, sanitize};
 use crate::{models, output};
@@ -72,6 +72,8 @@ pub(crate) struct EvalArgs {
     device: String,
     #[command(flatten)]
     base: BaseArgs,
+    #[command(flatten)]
+    mapping: MappingArgs,
     /// Use a run's last model instead of its best
     #[arg(long)]
     last: bool,
@@ -83,7 +85,8 @@ pub(crate) struct EvalArgs {
 /// Evaluates a model on a text or a task.
 pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     if let Some(task) = &args.task {
-        return run_task(args, &args.base.open(&args.model, args.last)?, task);
+        let dir = args.base.open(&args.model, args.last)?;
+        return run_task(args, &args.mapping.apply(dir), task);
     }
     if !args.conversations.is_empty() {
         return conversations::run(args);
@@ -149,6 +152,7 @@ fn evaluate(
         Some(base) => base.open(model, args.last)?,
         None => models::open(model, args.last)?,
     };
+    let dir = args.mapping.apply(dir);
     let device = models::open_and_name_device(&args.device)?;
     let generator = TextGenerator::open(&dir, &device)?;
     let settings = TextSettings {
@@ -287,7 +291,7 @@ fn run_task(args: &EvalArgs, dir: &ModelDir, task: &Path) -> anyhow::Result<()> 
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The progress of an evaluation, on standard error if that is a terminal.
-struct ProgressLine {
+pub(crate) struct ProgressLine {
     start: Instant,
     last_update: Option<Instant>,
     /// When the first batch was done: the time that is left depends on the batches only.
@@ -295,7 +299,7 @@ struct ProgressLine {
 }
 
 impl ProgressLine {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             start: Instant::now(),
             last_update: None,
@@ -303,7 +307,7 @@ impl ProgressLine {
         }
     }
 
-    fn update(&mut self, step: EvalProgress) {
+    pub(crate) fn update(&mut self, step: EvalProgress) {
         let now = Instant::now();
         if let EvalProgress::Windows { done, .. } = step {
             self.first_batch.get_or_insert((now, done));

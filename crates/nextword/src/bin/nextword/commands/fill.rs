@@ -6,7 +6,7 @@ use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueHint};
 use nextword_generate::{FilledText, TextGenerator};
 
-use crate::args::BaseArgs;
+use crate::args::{BaseArgs, MappingArgs};
 use crate::format::sanitize;
 use crate::{models, output, prompt};
 
@@ -27,6 +27,8 @@ pub(crate) struct FillArgs {
     device: String,
     #[command(flatten)]
     base: BaseArgs,
+    #[command(flatten)]
+    mapping: MappingArgs,
     /// Use a run's last model instead of its best
     #[arg(long)]
     last: bool,
@@ -37,7 +39,7 @@ pub(crate) struct FillArgs {
 
 /// Predicts the tokens in the blanks of a text.
 pub(crate) fn run(args: &FillArgs) -> anyhow::Result<()> {
-    let dir = args.base.open(&args.model, args.last)?;
+    let dir = args.mapping.apply(args.base.open(&args.model, args.last)?);
     let device = models::open_and_name_device(&args.device)?;
     let generator = TextGenerator::open(&dir, &device)?;
     let text = prompt::read(args.text.as_deref())?;

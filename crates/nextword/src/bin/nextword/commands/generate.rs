@@ -14,7 +14,7 @@ use nextword_generate::{
 use nextword_model::{DEFAULT_TEMPLATE, ModelCard};
 use serde_json::json;
 
-use crate::args::{BaseArgs, DecodingArgs, SeedArgs, TemperatureArgs};
+use crate::args::{BaseArgs, DecodingArgs, MappingArgs, SeedArgs, TemperatureArgs};
 use crate::console::{program, shell_quote};
 use crate::format::{count, sanitize, short};
 use crate::{exit, models, output, prompt};
@@ -74,6 +74,8 @@ pub(crate) struct GenerateArgs {
     device: String,
     #[command(flatten)]
     base: BaseArgs,
+    #[command(flatten)]
+    mapping: MappingArgs,
     /// Use a run's last model instead of its best
     #[arg(long)]
     last: bool,
@@ -91,7 +93,7 @@ pub(crate) struct GenerateArgs {
 /// Generates text from a prompt.
 pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     let options = options(args)?;
-    let dir = args.base.open(&args.model, args.last)?;
+    let dir = args.mapping.apply(args.base.open(&args.model, args.last)?);
     let device = if args.quiet {
         models::open_device(&args.device)?
     } else {

@@ -1,16 +1,24 @@
 //! `nextword quantize MODEL --out FOLDER`.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueHint};
-use nextword_model::{BaseModel, Bits, ModelDir};
+use nextword_data::{Packing, SourceConfig, Sources};
+use nextword_eval::{input_squares, text_windows};
+use nextword_generate::open_tokenizer;
+use nextword_model::{Architecture, BaseModel, Bits, InputSquares, ModelDir, Transformer};
 use serde_json::json;
 
-use crate::args::{BaseArgs, parse_bits};
+use crate::args::{BaseArgs, MappingArgs, parse_bits};
+use crate::commands::eval::ProgressLine;
 use crate::commands::merge::{merged_change, refuse_quantized_base};
 use crate::format::bytes;
 use crate::{exit, models, output, output_file};
+
+/// Tokens of a window of the text of `--calibrate`.
+const CALIBRATION_WINDOW: usize = 512;
 
 /// `quantize MODEL|RUN --out FOLDER`.
 #[derive(Debug, Args)]
@@ -28,8 +36,23 @@ pub(crate) struct QuantizeArgs {
     /// all other weights
     #[arg(long, default_value = "8", value_name = "N", value_parser = parse_bits)]
     embedding_bits: Bits,
+    /// Text like that which the model will read, .txt or .jsonl: with 4 bits, the weights that its tokens use most are
+    /// rounded with the least error
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::AnyPath)]
+    calibrate: Option<PathBuf>,
+    /// Most tokens of the text that the model reads, spread evenly over it
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 32_768,
+        requires = "calibrate"
+    )]
+    #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
+    calibration_tokens: usize,
     #[command(flatten)]
     base: BaseArgs,
+    #[command(flatten)]
+    mapping: MappingArgs,
     /// Use a run's last model instead of its best
     #[arg(long)]
     last: bool,
@@ -40,13 +63,16 @@ pub(crate) struct QuantizeArgs {
 
 /// Writes a copy of a model with weights of 8 or 4 bits.
 pub(crate) fn run(args: &QuantizeArgs) -> anyhow::Result<()> {
-    let dir = args.base.open(&args.model, args.last)?;
+    let dir = args.mapping.apply(args.base.open(&args.model, args.last)?);
     refuse_quantized_base(&dir)?;
     if dir.bits()?.0.is_some() {
         return Err(exit::usage(format!(
             "`{}` is already quantized; hint: pass the original model",
             dir.path.display()
         )));
+    }
+    if args.calibrate.is_some() {
+        check_calibration(args, &dir)?;
     }
     output_file::check_folder(&args.out)?;
     if args.out.exists() {
@@ -68,7 +94,19 @@ pub(crate) fn run(args: &QuantizeArgs) -> anyhow::Result<()> {
         card.merged_change = merged_change(&adapter, base)?;
     }
     let full = model.into_merged()?;
-    let model = full.clone().quantize_with(args.bits, args.embedding_bits);
+    let inputs = match &args.calibrate {
+        Some(file) => {
+            let inputs = calibrate(args, file, &full, &dir)?;
+            let name = file.file_name().unwrap_or(file.as_os_str());
+            let tokens = inputs.tokens();
+            card.calibrated_on = Some(format!("{} ({tokens} tokens)", name.to_string_lossy()));
+            inputs
+        }
+        None => InputSquares::default(),
+    };
+    let model = full
+        .clone()
+        .quantize_for_inputs(args.bits, args.embedding_bits, &inputs);
     let lost = lost_adapter(card.merged_change, || full.rounding_error(&model));
     drop(full);
     if dir.base().is_none() {
@@ -107,6 +145,44 @@ pub(crate) fn run(args: &QuantizeArgs) -> anyhow::Result<()> {
         args.model.display()
     ));
     Ok(())
+}
+
+/// Refuses a calibration that would have no effect, or is not possible.
+fn check_calibration(args: &QuantizeArgs, dir: &ModelDir) -> anyhow::Result<()> {
+    if args.bits != Bits::Int4 {
+        return Err(exit::usage(
+            "--calibrate guides the search for scales and minimums, which 8 bits do not need; hint: add --bits 4, or              leave out --calibrate",
+        ));
+    }
+    let supported = [Architecture::Decoder, Architecture::Prefix];
+    Ok(dir.config.require(&supported, "be calibrated on a text")?)
+}
+
+/// Runs `model` over the text of `--calibrate`.
+fn calibrate(
+    args: &QuantizeArgs,
+    file: &Path,
+    model: &Transformer,
+    dir: &ModelDir,
+) -> anyhow::Result<InputSquares> {
+    let sources = Sources::open(&SourceConfig {
+        paths: vec![file.to_path_buf()],
+        ..SourceConfig::default()
+    })?;
+    let tokenizer = open_tokenizer(dir)?;
+    let windows = text_windows(
+        &*tokenizer,
+        &dir.card.special,
+        sources.chunks_for(tokenizer.text_cuts()),
+        Packing::Packed,
+        CALIBRATION_WINDOW.min(dir.config.context_length),
+    )?;
+    let mut progress = ProgressLine::new();
+    let inputs = input_squares(model, windows, args.calibration_tokens, &mut |step| {
+        progress.update(step);
+    });
+    output::eprint_progress("");
+    Ok(inputs?)
 }
 
 /// The warning if rounding changes the weights more than the adapter that was merged into them did, both relative to

@@ -17,7 +17,7 @@ use nextword_server::{Adapters, Config, LoadedModel, Server, ServerError};
 use tokio::net::TcpListener;
 
 use self::adapters::{AdapterSources, Loaded, Source};
-use crate::args::{BaseArgs, DecodingArgs};
+use crate::args::{BaseArgs, DecodingArgs, MappingArgs};
 use crate::format::sanitize;
 use crate::signals::{HangupSignal, StopSignals};
 use crate::{exit, history, models, output};
@@ -73,6 +73,8 @@ pub(crate) struct ServeArgs {
     device: String,
     #[command(flatten)]
     base: BaseArgs,
+    #[command(flatten)]
+    mapping: MappingArgs,
     /// Use the runs' last models instead of their best
     #[arg(long)]
     last: bool,
@@ -200,7 +202,7 @@ fn load_all(args: &ServeArgs, device: &Device) -> anyhow::Result<(Loaded, Option
             adapters.push(Source { name, path });
             continue;
         }
-        let dir = models::open(path, args.last)?;
+        let dir = args.mapping.apply(models::open(path, args.last)?);
         let name = name.unwrap_or_else(|| default_name(path, &dir.card.name));
         first.get_or_insert_with(|| name.clone());
         let model = args.open_model(name, &dir, device)?;

@@ -120,7 +120,7 @@ fn open(args: &ModelArgs, runner: &Runner) -> anyhow::Result<(String, Transforme
     let device = runner.device();
     Ok(match &args.path {
         Some(path) => {
-            let dir = models::open(path, false)?;
+            let dir = models::open(path, false)?.with_mapping(true);
             (path.display().to_string(), dir.load(device)?)
         }
         None => {

@@ -24,7 +24,7 @@ pub(super) struct ComparedModel {
 
 impl ComparedModel {
     pub(super) fn open(path: &Path, last: bool, device: &str) -> anyhow::Result<Self> {
-        let dir = models::open(path, last)?;
+        let dir = models::open(path, last)?.with_mapping(true);
         let generator = TextGenerator::open(&dir, &models::open_and_name_device(device)?)?;
         let run_folder = run_of(path);
         let run = run_folder.as_deref().map(RunFolder::stored_config);

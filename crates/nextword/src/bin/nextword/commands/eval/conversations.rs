@@ -18,7 +18,7 @@ use crate::{models, output};
 /// Evaluates a model on conversations: the loss of the assistant's messages, and whether the most likely completions are
 /// those messages.
 pub(super) fn run(args: &EvalArgs) -> anyhow::Result<()> {
-    let dir = args.base.open(&args.model, args.last)?;
+    let dir = args.mapping.apply(args.base.open(&args.model, args.last)?);
     dir.config
         .require(&[Architecture::Decoder], "complete conversations")?;
     let data = DataConfig {

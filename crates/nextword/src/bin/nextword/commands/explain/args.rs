@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueEnum, ValueHint};
 
-use crate::args::{BaseArgs, SamplingArgs, parse_seed};
+use crate::args::{BaseArgs, MappingArgs, SamplingArgs, parse_seed};
 use crate::output_file::ForceArgs;
 
 /// `explain MODEL|RUN [PROMPT]`.
@@ -97,6 +97,8 @@ pub(crate) struct ExplainArgs {
     pub(super) device: String,
     #[command(flatten)]
     pub(super) base: BaseArgs,
+    #[command(flatten)]
+    pub(super) mapping: MappingArgs,
     /// Use a run's last model instead of its best
     #[arg(long)]
     pub(super) last: bool,

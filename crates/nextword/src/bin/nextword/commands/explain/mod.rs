@@ -38,7 +38,7 @@ pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<()> {
     check_flags(args)?;
     check_output(args)?;
     let options = options(args)?;
-    let explainer = open(&args.base.open(model, args.last)?, args)?;
+    let explainer = open(&args.mapping.apply(args.base.open(model, args.last)?), args)?;
     let history = if args.over_training {
         Some(history::load(model)?)
     } else {
@@ -318,7 +318,7 @@ fn html(
         panels.push(page::Panel::new(&other, report_options)?);
     }
     if let Some(model) = &args.compare_with {
-        let explainer = open(&models::open(model, args.last)?, args)?;
+        let explainer = open(&args.mapping.apply(models::open(model, args.last)?), args)?;
         let other = explainer.explain(&explanation.prompt, options)?;
         panels.push(page::Panel::new(&other, report_options)?);
     }

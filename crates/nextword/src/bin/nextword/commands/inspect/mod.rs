@@ -138,6 +138,10 @@ fn card_lines(card: &ModelCard, lines: &mut Vec<String>) {
         "origin",
         origin.map_or_else(String::new, ToString::to_string),
     );
+    push(
+        "calibrated on",
+        card.calibrated_on.clone().unwrap_or_default(),
+    );
     push("steps", grouped(card.step));
     push("train tokens", grouped(card.tokens));
     push("loss", loss(card.train_loss));

@@ -79,6 +79,7 @@ impl AdapterSources {
             }
             if sources.base(&dir).is_none() {
                 let base = nextword_convert::find_base(&dir, args.base.path())?;
+                let base = args.mapping.apply(base);
                 let name = default_name(&base.path, &base.card.name);
                 let model = args.open_model(name, &base, device)?;
                 announce(&model, &format!(", the base of `{}`", source.name));
@@ -217,7 +218,7 @@ impl AdapterSources {
             Some(base) => (base.dir.clone(), Some(base.name.clone())),
             None => (nextword_convert::find_base(dir, args.base.path())?, None),
         };
-        let model_dir = dir.clone().with_base(base)?;
+        let model_dir = args.mapping.apply(dir.clone().with_base(base)?);
         let mut model = args.open_model(source.name.clone(), &model_dir, device)?;
         model = with_history(model.with_alias(&*dir.card.name), &source.path);
         if let Some(parent) = parent {
