@@ -88,7 +88,7 @@ impl DerivationContext<'_> {
             score = score.soft_capped(*cap);
         }
         match slopes.get(head) {
-            Some(slope) => score.minus_distance(*slope, (query - key) as f64),
+            Some(slope) => score.minus_distance(*slope, query.abs_diff(key) as f64),
             None => score,
         }
     }
@@ -142,8 +142,9 @@ impl DerivationContext<'_> {
         let (head, query, dim) = (index[0], index[1], index[2]);
         let scores = self.trace.node(pattern).filter(|node| node.is_square());
         let group = self.node.shape[0] / self.trace.value(v).shape[0];
+        let keys = self.trace.value(v).shape[1];
         let visible =
-            (0..=query).filter(|key| scores.is_some_and(|n| self.trace.is_visible(n, query, *key)));
+            (0..keys).filter(|key| scores.is_some_and(|n| self.trace.is_visible(n, query, *key)));
         let pairs = visible.map(|key| {
             let v = self.at("value", v, &[head / group, key, dim]);
             (self.at("attn weight", pattern, &[head, query, key]), v)
@@ -153,8 +154,7 @@ impl DerivationContext<'_> {
 
     fn masked() -> FilledFormula {
         FilledFormula {
-            formula: "masked: a token attends to itself and to earlier tokens within its window"
-                .to_string(),
+            formula: "masked: the mask or the window hides this token".to_string(),
             filled: String::new(),
             operands: Vec::new(),
             result: None,
