@@ -75,7 +75,7 @@ impl DerivationContext<'_> {
         };
         let (head, query, key) = (index[0], index[1], index[2]);
         if !self.trace.is_visible(self.node, query, key) {
-            return Self::masked();
+            return Self::masked(&self.node.op);
         }
         let group = self.node.shape[0] / self.trace.value(k).shape[0];
         let pairs = (0..self.trace.value(q).width()).map(|i| {
@@ -107,7 +107,8 @@ impl DerivationContext<'_> {
         let last = index.len() - 1;
         let square = self.node.is_square();
         if square && !self.trace.is_visible(self.node, index[1], index[2]) {
-            return Self::masked();
+            let scores = self.trace.node(input);
+            return Self::masked(scores.map_or(&self.node.op, |node| &node.op));
         }
         let mut operands = Vec::new();
         let mut own = 0;
@@ -152,9 +153,13 @@ impl DerivationContext<'_> {
         sum_of_products(pairs.collect(), None, "Σ attention weight × value")
     }
 
-    fn masked() -> FilledFormula {
+    fn masked(scores: &Op) -> FilledFormula {
+        let formula = match scores {
+            Op::Scores { causal: false, .. } => "masked: this token is outside of the window",
+            _ => "masked: a token attends to itself and to earlier tokens within its window",
+        };
         FilledFormula {
-            formula: "masked: the mask or the window hides this token".to_string(),
+            formula: formula.to_string(),
             filled: String::new(),
             operands: Vec::new(),
             result: None,

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
-use nextword_model::{BaseModel, Bits, ModelDir};
+use nextword_model::{Architecture, BaseModel, Bits, ModelDir};
 use serde_json::json;
 
 use crate::args::{BaseArgs, parse_bits};
@@ -105,12 +105,27 @@ pub(crate) fn run(args: &QuantizeArgs) -> anyhow::Result<()> {
     if let Some(warning) = lost {
         output::eprint_line(&format!("warning: {warning}"));
     }
-    output::eprint_line(&format!(
-        "compare with the original: nextword eval {} TEXT --against {}",
-        args.out.display(),
-        args.model.display()
-    ));
+    output::eprint_line(&next_command(dir.config.architecture, args));
     Ok(())
+}
+
+/// What to do next with a quantized model of this architecture.
+fn next_command(architecture: Architecture, args: &QuantizeArgs) -> String {
+    let (out, model) = (args.out.display(), args.model.display());
+    match architecture {
+        Architecture::Decoder | Architecture::Prefix => {
+            format!("compare with the original: nextword eval {out} TEXT --against {model}")
+        }
+        Architecture::Encoder => {
+            format!(
+                "compare with the original: nextword fill {out} TEXT, nextword fill {model} TEXT"
+            )
+        }
+        Architecture::EncoderDecoder => format!(
+            "compare with the original: nextword generate {out} TEXT --temperature 0, nextword generate {model} TEXT \
+             --temperature 0"
+        ),
+    }
 }
 
 /// The warning if rounding changes the weights more than the adapter that was merged into them did, both relative to
