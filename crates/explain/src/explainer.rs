@@ -144,7 +144,7 @@ impl Explainer {
             max_tokens: options.max_tokens,
             stop_ids,
             bos_id: generator.first_id(),
-            start_id: config.has_encoder().then(|| generator.start_id()),
+            start_id: config.has_encoder().then(|| generator.target_start_id()),
             mask_id,
         };
         Ok(EncodedPrompt {

@@ -267,7 +267,7 @@ impl Model {
             slots: config.slots.max(1),
             cache_tokens: usize::try_from(cache_tokens).ok(),
             cache_precision,
-            start_id: loaded.generator.start_id(),
+            start_id: loaded.generator.target_start_id(),
             ..BatchOptions::default()
         };
         let generator = loaded.generator.clone();
@@ -343,7 +343,9 @@ impl Model {
             "meta": {
                 "n_vocab": self.config().vocab_size, "n_ctx_train": self.config().context_length,
                 "n_params": card.parameters, "step": card.step,
-                "chat": has_template || card.prompt_template.is_some(),
+                "chat": self.config().architecture.generates()
+                    && (has_template || card.prompt_template.is_some()),
+                "architecture": self.config().architecture.name(),
             },
         });
         if let Some(parent) = &self.parent {
