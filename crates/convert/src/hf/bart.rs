@@ -15,6 +15,16 @@ use crate::mapping::{Layout, TensorNames};
 /// Rows before that of position 0.
 const POSITION_OFFSET: usize = 2;
 
+/// Fields about training and generation, and the number of layers of the encoder again.
+const WITHOUT_EFFECT: [&str; 6] = [
+    "classif_dropout",
+    "decoder_layerdrop",
+    "encoder_layerdrop",
+    "force_bos_token_to_be_generated",
+    "init_std",
+    "num_hidden_layers",
+];
+
 pub(crate) struct Bart;
 
 pub(crate) fn read(fields: &Fields) -> Result<ModelConfig, ConvertError> {
@@ -23,14 +33,15 @@ pub(crate) fn read(fields: &Fields) -> Result<ModelConfig, ConvertError> {
     fields.expect_flag("normalize_embedding", true)?;
     fields.expect_flag("add_final_layer_norm", false)?;
     fields.expect_flag("static_position_embeddings", false)?;
-    for name in [
-        "num_hidden_layers",
-        "encoder_layerdrop",
-        "decoder_layerdrop",
-    ] {
-        fields.get(name); // The number of layers of the encoder again; dropout in training.
+    fields.expect_flag("add_bias_logits", false)?;
+    let unused = fields.optional_count("extra_pos_embeddings")?;
+    if unused.is_some_and(|rows| rows != POSITION_OFFSET) {
+        return Err(fields.error("extra_pos_embeddings", "but nextword supports only 2"));
     }
-    let both = |name: &str| {
+    for name in WITHOUT_EFFECT {
+        fields.get(name);
+    }
+    let both = |name: &str| -> Result<usize, ConvertError> {
         let [encoder, decoder] = ["encoder", "decoder"].map(|stack| format!("{stack}_{name}"));
         let count = fields.required_count(&encoder)?;
         if fields.required_count(&decoder)? == count {

@@ -68,7 +68,7 @@ pub(crate) fn run(args: &EmbedArgs) -> anyhow::Result<()> {
     let generator = TextGenerator::open(&dir, &device)?;
     let mut embeddings = Vec::with_capacity(texts.len());
     for (index, text) in texts.iter().enumerate() {
-        let Encoding { ids, unknown } = generator.encode_whole(text)?;
+        let Encoding { ids, unknown, .. } = generator.encode_whole(text)?;
         let embedding = generator.embed(&ids, args.pooling.into())?;
         if !unknown.is_empty() {
             let subject = format!("text {} has text that is", index + 1);

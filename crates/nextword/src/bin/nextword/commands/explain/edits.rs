@@ -79,7 +79,7 @@ fn parse(
         "head" => {
             let (attention, place) = ATTENTION
                 .iter()
-                .find_map(|(name, kind)| Some((*kind, value.trim().strip_prefix(name)?)))
+                .find_map(|(name, kind)| Some((*kind, value.trim().strip_prefix(*name)?)))
                 .unwrap_or((AttentionKind::Own, value));
             let parsed = place.split_once('.').and_then(|(layer, head)| {
                 Some((layer.trim().parse().ok()?, head.trim().parse().ok()?))
