@@ -42,7 +42,7 @@ fn config(architecture: Architecture, case: u64) -> ModelConfig {
     }
 }
 
-fn model(architecture: Architecture, case: u64) -> Transformer {
+pub(crate) fn model(architecture: Architecture, case: u64) -> Transformer {
     let model = random_model(&config(architecture, case), case);
     match case % 10 {
         3 => model.quantize(Bits::Int8),

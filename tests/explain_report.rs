@@ -12,11 +12,14 @@ use nextword_explain::{
     TensorValues, Trace, page,
 };
 use nextword_generate::{SamplingConfig, TextGenerator, TextOptions};
-use nextword_model::{FeedForwardKind, ModelCard, ModelConfig, NormKind, Transformer};
+use nextword_model::{
+    Architecture, FeedForwardKind, ModelCard, ModelConfig, NormKind, Transformer,
+};
 use serde_json::Value;
 
 use crate::explain::address_of;
 use crate::explain_adapters::{adapted, settings};
+use crate::explain_architectures;
 use crate::explain_schema::validate;
 use crate::random_models::{random_case_model, random_config, random_model};
 use crate::test_dir::{TestDir, json_lines};
@@ -218,6 +221,8 @@ fn page_arithmetic_matches_the_program() {
     let dir = TestDir::new();
     let files = (0..100).map(|case| {
         let model = match case % 4 {
+            1 => explain_architectures::model(Architecture::Prefix, case),
+            2 => explain_architectures::model(Architecture::EncoderDecoder, case),
             3 => adapted(case, &settings(case)).1,
             _ => random_case_model(case),
         };
