@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use burn::module::Module;
 use nextword_data::{SourceBatch, TokenBatch, TokenizerConfig};
 use nextword_explain::evaluate::{Arrays, Inputs, evaluate, weights_of};
 use nextword_explain::gradient::gradients;
@@ -336,6 +337,7 @@ fn encoder(head_transform: bool) -> Explainer {
         vocab_size: tokenizer.vocab_size(),
         norm: NormKind::Layer,
         head_transform,
+        windows: Vec::new(),
         ..config(Architecture::Encoder, 4)
     };
     let model = random_model(&config, 4);

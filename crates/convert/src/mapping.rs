@@ -220,14 +220,17 @@ impl TensorMapping {
     }
 
     /// Extracts the values of our tensor `target` from the foreign `values`.
-    pub(crate) fn extract(&self, target: &str, values: Vec<f32>) -> Vec<f32> {
+    pub(crate) fn extract(&self, target: &str, mut values: Vec<f32>) -> Vec<f32> {
         let Some(index) = self.ours.iter().position(|(name, _)| name == target) else {
             return Vec::new();
         };
         let shape = &self.ours[index].1;
         match self.layout {
             Layout::Row => values,
-            Layout::Same => values[self.unused_rows * self.row_width()..].to_vec(),
+            Layout::Same => {
+                values.drain(..self.unused_rows * self.row_width());
+                values
+            }
             Layout::Transposed => transpose(&values, self.shape[0], self.shape[1]),
             Layout::ConcatColumns => {
                 let widths: Vec<usize> = self
@@ -322,9 +325,10 @@ impl TensorMapping {
         Ok(match self.layout {
             Layout::Row => values.swap_remove(0),
             Layout::Same => {
-                let mut all = vec![0.0; self.unused_rows * self.row_width()];
-                all.append(&mut values[0]);
-                all
+                let mut own = values.swap_remove(0);
+                let unused = self.unused_rows * self.row_width();
+                own.splice(0..0, std::iter::repeat_n(0.0, unused));
+                own
             }
             Layout::Transposed => transpose(&values[0], shape[0], shape[1]),
             Layout::ConcatColumns => {

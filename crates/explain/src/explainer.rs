@@ -1,6 +1,6 @@
 //! A loaded model that explains its predictions.
 
-use nextword_generate::{TextGenerator, TextOptions};
+use nextword_generate::{SamplingConfig, TextGenerator, TextOptions};
 use nextword_model::{ModelConfig, available_memory};
 
 use crate::adapted::{base_values, has_magnitudes};
@@ -119,6 +119,18 @@ impl Explainer {
         }
     }
 
+    /// `sampling` that never yields an id beyond the tokenizer's vocabulary, as blanks are filled.
+    fn known_tokens(&self, sampling: &SamplingConfig) -> SamplingConfig {
+        let mut sampling = sampling.clone();
+        let ids =
+            self.generator.tokenizer().vocab_size()..self.generator.model().config().vocab_size;
+        let unused = ids.filter_map(|id| u32::try_from(id).ok());
+        for id in unused {
+            sampling.logit_bias.entry(id).or_insert(f32::NEG_INFINITY);
+        }
+        sampling
+    }
+
     /// The tokens of `prompt`, and how it is continued. In the text of an encoder, runs of three or more underscores and
     /// mask tokens are the tokens to predict.
     ///
@@ -139,8 +151,13 @@ impl Explainer {
         };
         let mut stop_ids = generator.stop_ids();
         stop_ids.retain(|_| options.stop_at_eos);
+        let sampling = if config.architecture.generates() {
+            generator.sampling(&options.sampling)
+        } else {
+            self.known_tokens(&options.sampling)
+        };
         let options = TraceOptions {
-            sampling: generator.sampling(&options.sampling),
+            sampling,
             max_tokens: options.max_tokens,
             stop_ids,
             bos_id: generator.first_id(),
