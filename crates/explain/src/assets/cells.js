@@ -52,6 +52,12 @@ const tokenHeader = (panel, position, scope = "row", mark = null, input = null) 
     printable(tokensIn(panel, input)[position].text),
   );
 
+// Why a weight or score is masked.
+const maskedTitle = (panel, step) =>
+  (panel.byName.get(step.op.of) ?? step).op.causal === false
+    ? "masked: this token is outside of the window"
+    : "masked: a token does not attend to later tokens";
+
 // A cell with one value. Clicking it shows its derivation. `tint` shades it by its size.
 function valueCell(panel, name, index, shown = null, tint = null) {
   const value = at(panel, name, index),
@@ -59,7 +65,7 @@ function valueCell(panel, name, index, shown = null, tint = null) {
   if (step && !panel.story.tensors[name])
     return h("td", { class: "soft", title: "not in this page", "aria-label": "not in this page" }, "…");
   if (value === null)
-    return h("td", { class: "masked", title: "masked: this token is hidden from the other one", "aria-label": "masked" }, "–");
+    return h("td", { class: "masked", title: maskedTitle(panel, step), "aria-label": "masked" }, "–");
   const other = otherOf(panel),
     otherValue = other && hasIndex(other, name, index) ? at(other, name, index) : null;
   const show = shown || formatCell;
