@@ -174,7 +174,9 @@ function attentionLines(texts, weight, chosen, choose, { keyTexts = texts, marks
     return text.length > clip ? `${text.slice(0, clip - 1)}…` : text;
   };
   const lines = texts.flatMap((_, query) =>
-    range(keyTexts.length).map((key) => ({ query, key, weight: weight(query, key) || 0 })),
+    range(keyTexts.length)
+      .filter((key) => weight(query, key) !== null)
+      .map((key) => ({ query, key, weight: weight(query, key) || 0 })),
   );
   return h(
     "div",
@@ -188,7 +190,6 @@ function attentionLines(texts, weight, chosen, choose, { keyTexts = texts, marks
         role: "img",
         "aria-label": `what ${quoted(texts[chosen])} attends to: ${lines
           .filter((l) => l.query === chosen)
-          .filter((l) => keyTexts !== texts || l.weight > 0 || l.key <= l.query)
           .map((l) => `${printable(keyTexts[l.key])} ${percent(l.weight)}`)
           .join(", ")}`,
       },

@@ -69,7 +69,7 @@ function whatIfBody(panel) {
     attentions(story).map(([attention, layer, name]) =>
       h(
         "div",
-        { class: "choices heads", role: "group", "aria-label": `heads of ${name || "the layer"}` },
+        { class: "choices heads", role: "group", "aria-label": `heads of ${name || `layer ${layer + 1}`}` },
         h("span", { class: "soft" }, joinedWords(name, "head")),
         range(story.config.n_heads).map((head) => {
           const key = headKey(attention, layer, head);
