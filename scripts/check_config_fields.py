@@ -21,6 +21,7 @@ import transformers
 PATH = Path(__file__).resolve().parent.parent / "tests" / "fixtures" / "config_defaults.json"
 TYPES = (
     "gpt2", "llama", "mistral", "qwen2", "qwen3", "gpt_neox", "gemma", "gemma2", "gemma3_text", "bert",
+    "bart",
 )  # fmt: skip
 # Small enough for tests; each model type divides its heads.
 SMALL = {"num_hidden_layers": 6, "n_layer": 6, "max_window_layers": 6}

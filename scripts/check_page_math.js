@@ -32,8 +32,10 @@ function indices(shape) {
 
 for (const file of process.argv.slice(2)) {
   const { panel: data, exact, derived, removed, scaled } = JSON.parse(fs.readFileSync(file, "utf8"));
-  const panel = new Panel(data), ids = panel.story.tokens.map((token) => token.id);
-  const values = evaluate(panel.story.steps, panel.allWeights(), ids);
+  const panel = new Panel(data), idsOf = (tokens) => (tokens ?? []).map((token) => token.id);
+  // The first `length` tokens of the only stack or the decoder, and what the encoder reads.
+  const inputs = (length) => ({ target: idsOf(panel.story.tokens).slice(0, length), source: idsOf(panel.story.source) });
+  const values = evaluate(panel.story.steps, panel.allWeights(), inputs());
   for (const step of panel.story.steps) {
     compare(`${file}: ${step.name}`, [...values[step.name].data], exact[step.name], 1e-9);
     const results = indices(step.shape).map((index) => panel.derive(step.name, index).result);
@@ -43,7 +45,7 @@ for (const file of process.argv.slice(2)) {
   if (parts.join() !== removed.map(({ edit }) => edit.change).join()) throw new Error(`${file}: parts ${parts}`);
   for (const { edit, positions } of removed) {
     const steps = without(shortened(panel.story.steps, positions.length), edit.change);
-    const { probabilities } = evaluate(steps, panel.allWeights(), ids.slice(0, positions.length));
+    const { probabilities } = evaluate(steps, panel.allWeights(), inputs(positions.length));
     const width = probabilities.shape[1];
     compare(`${file}: ${edit.change}`, positions.map(({ position, next }) => probabilities.data[position * width + next]),
       positions.map(({ after }) => after), 1e-9);
@@ -51,7 +53,7 @@ for (const file of process.argv.slice(2)) {
   for (const { edit, positions } of scaled) {
     const steps = withUpdates(shortened(panel.story.steps, positions.length), edit.scale);
     const weights = interpolated(panel.allWeights(), panel.baseValues(), edit.scale);
-    const { probabilities } = evaluate(steps, weights, ids.slice(0, positions.length));
+    const { probabilities } = evaluate(steps, weights, inputs(positions.length));
     const width = probabilities.shape[1];
     compare(`${file}: adapter times ${edit.scale}`, positions.map(({ position, next }) => probabilities.data[position * width + next]),
       positions.map(({ after }) => after), 1e-9);

@@ -124,7 +124,7 @@ class Case:
         for file, tensors in [("model", weights), ("expected", expected)]:
             tensors = {n: t.float().contiguous() for n, t in sorted(tensors.items())}
             (folder / f"{file}.safetensors").write_bytes(save(tensors))
-        if self.name == "bert":
+        if self.name in ("bert", "bart"):
             save_hugging_face(self.model, folder / "hf")
         print(f"{self.name}: loss {loss.item():.4f}, {len(weights)} tensors")
 

@@ -225,8 +225,70 @@ fn bert_is_imported_and_exported() {
         error.to_string().contains("position_embedding_type"),
         "{error}"
     );
-    let error = nextword_convert::read_config_text(&text.replace("\"bert\"", "\"bart\""));
-    assert!(error.unwrap_err().to_string().contains("bart"));
+    let error = nextword_convert::read_config_text(&text.replace("\"bert\"", "\"t5\""));
+    assert!(error.unwrap_err().to_string().contains("t5"));
+}
+
+#[test]
+fn bart_is_imported_and_exported() {
+    let hf = folder("bart").join("hf");
+    let (reference, batch) = load("bart", &flex());
+    let scratch = tempfile::tempdir().unwrap();
+    let (imported, exported) = (scratch.path().join("a"), scratch.path().join("b"));
+    nextword_convert::import(&hf, &imported).unwrap();
+    let dir = ModelDir::open(&imported).unwrap();
+    let logits = |model: &Transformer| {
+        let mut ctx = batch_context(ForwardContext::inference(), &batch, &flex());
+        values(model.forward(batch_tokens(&batch, &flex()), &mut ctx))
+    };
+    let expected = logits(&reference);
+    assert_eq!(logits(&dir.load(&flex()).unwrap()), expected);
+    let special = &dir.card.special;
+    assert_eq!(
+        (special.prefix(), &special.suffix_ids[..]),
+        (&[2][..], &[3][..])
+    ); // [CLS], [SEP]
+    assert_eq!(special.target_start_id, Some(2)); // decoder_start_token_id
+
+    // A source is read with both, and a target begins with the declared token.
+    let generator = nextword_generate::TextGenerator::open(&dir, &flex()).unwrap();
+    let prompt = generator.encode_prompt("w5 w6", &nextword_generate::TextOptions::default());
+    assert_eq!(prompt.unwrap().ids, [2, 5, 6, 3]);
+    assert_eq!(generator.target_start_id(), 2);
+
+    let kind = nextword_convert::export_hf(&dir, weights::FloatType::F32, &exported).unwrap();
+    assert_eq!(kind, "bart");
+    let again = scratch.path().join("c");
+    nextword_convert::import(&exported, &again).unwrap();
+    let again = ModelDir::open(&again).unwrap();
+    assert_eq!(logits(&again.load(&flex()).unwrap()), expected);
+    let exported = &again.card.special;
+    assert_eq!(exported.target_start_id, special.target_start_id);
+    assert_eq!(
+        (exported.prefix(), &exported.suffix_ids),
+        (special.prefix(), &special.suffix_ids)
+    );
+
+    // What the config cannot express is refused by name.
+    let text = fs::read_to_string(hf.join("config.json")).unwrap();
+    for (field, found, other) in [
+        (
+            "decoder_ffn_dim",
+            "\"decoder_ffn_dim\": 20",
+            "\"decoder_ffn_dim\": 24",
+        ),
+        (
+            "is_encoder_decoder",
+            "\"is_encoder_decoder\": true",
+            "\"is_encoder_decoder\": false",
+        ),
+        ("normalize_before", "{", "{\"normalize_before\": true,"),
+    ] {
+        assert!(text.contains(found), "{field}");
+        let error = nextword_convert::read_config_text(&text.replacen(found, other, 1));
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains(field), "{error}");
+    }
 }
 
 #[test]

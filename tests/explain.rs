@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, VecDeque};
 use burn::tensor::{Int, Tensor, TensorData};
 use nextword_explain::derive::derive;
 use nextword_explain::evaluate::{Arrays, weights_of};
-use nextword_explain::{Address, Derivation, Node, Op, TOKENS, Trace, TraceOptions};
+use nextword_explain::{Address, Derivation, Node, Op, SOURCE_TOKENS, TOKENS, Trace, TraceOptions};
 use nextword_generate::{DecodeOptions, SamplingConfig, generate_ids};
 use nextword_model::{
     CounterRng, FeedForwardKind, ForwardContext, ModelConfig, NormKind, NormPlacement, Position,
@@ -33,7 +33,7 @@ fn random_case(case: u64) -> (Transformer, Vec<u32>, TraceOptions) {
         },
         max_tokens: 1 + (rng.at(20) % 3) as usize,
         stop_ids: vec![0],
-        bos_id: None,
+        ..TraceOptions::default()
     };
     (model, prompt, options)
 }
@@ -125,7 +125,7 @@ fn tensors_of(config: &ModelConfig) -> usize {
 }
 
 /// Names of the weights that `node` uses.
-fn weights_in(node: &Node) -> Vec<&str> {
+pub(crate) fn weights_in(node: &Node) -> Vec<&str> {
     match &node.op {
         Op::Embed { table, .. } | Op::LearnedPositions { table } => vec![table],
         Op::Norm { weight, bias, .. }
@@ -221,7 +221,7 @@ fn explained_values_equal_generated_ones_bitwise() {
 }
 
 /// Follows the derivation of `address` down to its leaves and returns the number of derivations.
-fn follow_to_leaves(
+pub(crate) fn follow_to_leaves(
     trace: &Trace,
     all_weights: &Arrays,
     address: &Address,
@@ -245,7 +245,8 @@ fn follow_to_leaves(
                 found.filled
             );
         }
-        let is_leaf = address.name == TOKENS || all_weights.contains_key(&address.name);
+        let is_tokens = [TOKENS, SOURCE_TOKENS].contains(&address.name.as_str());
+        let is_leaf = is_tokens || all_weights.contains_key(&address.name);
         let has_no_links = found
             .operands
             .iter()

@@ -4,7 +4,7 @@ use nextword_explain::evaluate::evaluate;
 use nextword_explain::gradient::gradients;
 use nextword_explain::graph::graph;
 use nextword_explain::terminal::{View, render};
-use nextword_explain::{Array, Edit, ExplainError, Explanation, Op, ReportOptions};
+use nextword_explain::{Array, AttentionKind, Edit, ExplainError, Explanation, Op, ReportOptions};
 use nextword_generate::TextGenerator;
 use nextword_model::{
     FeedForwardKind, ModelConfig, NormKind, NormPlacement, Position, Transformer,
@@ -115,7 +115,11 @@ fn parallel_blocks_without_residuals_keep_both_sublayers() {
         if has_both && config.n_layers == 1 {
             // Attention still has an effect: without its heads, the prediction is another one. (A LayerNorm of
             // width 2 can hide it.)
-            let heads = (0..config.n_heads).map(|head| Edit::HeadOff { layer: 0, head });
+            let heads = (0..config.n_heads).map(|head| Edit::HeadOff {
+                layer: 0,
+                head,
+                attention: AttentionKind::Own,
+            });
             let edits: Vec<Edit> = std::iter::once(Edit::NoResidual).chain(heads).collect();
             let without = explanation.what_if(&edits).unwrap();
             let changed = without

@@ -8,14 +8,18 @@ use std::sync::Arc;
 use nextword_data::{TokenizerConfig, TokenizerKind, build_tokenizer};
 use nextword_explain::evaluate::evaluate;
 use nextword_explain::{
-    Axis, Edit, ExplainError, Explainer, ReportOptions, SCHEMA, TensorValues, Trace, page,
+    AttentionKind, Axis, DisabledHead, Edit, ExplainError, Explainer, ReportOptions, SCHEMA,
+    TensorValues, Trace, page,
 };
 use nextword_generate::{SamplingConfig, TextGenerator, TextOptions};
-use nextword_model::{FeedForwardKind, ModelCard, ModelConfig, NormKind, Transformer};
+use nextword_model::{
+    Architecture, FeedForwardKind, ModelCard, ModelConfig, NormKind, Transformer,
+};
 use serde_json::Value;
 
 use crate::explain::address_of;
 use crate::explain_adapters::{adapted, settings};
+use crate::explain_architectures;
 use crate::explain_schema::validate;
 use crate::random_models::{random_case_model, random_config, random_model};
 use crate::test_dir::{TestDir, json_lines};
@@ -91,8 +95,12 @@ fn removing_a_head_removes_its_contribution() {
             let off = evaluate(
                 &trace.graph,
                 explainer.weights(),
-                &trace.ids,
-                &[(layer, head)],
+                trace.inputs(),
+                &[DisabledHead {
+                    attention: AttentionKind::Own,
+                    layer,
+                    head,
+                }],
             );
             let (with, without) = (trace.reference[name].at(&[2, 1]), off[name].at(&[2, 1]));
             let contribution = explanation.contribution(2, 1);
@@ -151,7 +159,11 @@ fn an_edited_token_gives_the_edited_prompt_result() {
             }
         }
         let off: Vec<Edit> = (0..explanation.trace.config.n_heads)
-            .map(|head| Edit::HeadOff { layer: 0, head })
+            .map(|head| Edit::HeadOff {
+                layer: 0,
+                head,
+                attention: AttentionKind::Own,
+            })
             .collect();
         let config = &explanation.trace.config;
         // Otherwise only the feed-forward output is passed on.
@@ -169,7 +181,11 @@ fn an_edited_token_gives_the_edited_prompt_result() {
         if let Ok(found) = explanation.what_if(&[huge]) {
             assert!(found.tokens.iter().all(|token| token.after.is_finite()));
         }
-        let invalid = Edit::HeadOff { layer: 9, head: 0 };
+        let invalid = Edit::HeadOff {
+            layer: 9,
+            head: 0,
+            attention: AttentionKind::Own,
+        };
         let invalid = explanation.what_if(&[invalid]);
         assert!(
             matches!(invalid, Err(ExplainError::WhatIf(problem)) if problem.contains("layer 9"))
@@ -205,6 +221,8 @@ fn page_arithmetic_matches_the_program() {
     let dir = TestDir::new();
     let files = (0..100).map(|case| {
         let model = match case % 4 {
+            1 => explain_architectures::model(Architecture::Prefix, case),
+            2 => explain_architectures::model(Architecture::EncoderDecoder, case),
             3 => adapted(case, &settings(case)).1,
             _ => random_case_model(case),
         };

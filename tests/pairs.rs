@@ -166,6 +166,21 @@ fn each_architecture_learns_the_pairs_of_statquest() {
                 "{architecture}: {source}"
             );
         }
+        if architecture == "decoder" {
+            continue;
+        }
+        // Explained and served, the source and its target are the same.
+        let report = succeed(&dir, &["explain", &run, "let's go", "--format", "json"]);
+        let report: Value = serde_json::from_str(&report).unwrap();
+        assert_eq!(
+            report["answer"][0]["token"]["text"], "vamos",
+            "{architecture}"
+        );
+        assert_eq!(report["verdict"]["verified"], true, "{architecture}");
+        let server = Server::start(&dir.path(&run), &[]);
+        let body = json!({"prompt": "let's go", "temperature": 0});
+        let (status, _, text) = server.post("/v1/completions", &body);
+        assert!(status == 200 && text.contains("vamos"), "{text}");
     }
 }
 
@@ -243,7 +258,7 @@ fn blanks_are_filled_and_texts_are_embedded() {
         .collect();
     assert_eq!((vectors.len(), vectors[0].len()), (2, 16));
     assert!((vectors[0].iter().map(|x| x * x).sum::<f64>() - 1.0).abs() < 1e-5);
-    dir.write("texts.txt", "a fox\n\na cat\n");
+    dir.write("texts.txt", "a fox\na cat\n");
     let from_file = [
         "embed",
         "runs/blanks",
@@ -258,6 +273,39 @@ fn blanks_are_filled_and_texts_are_embedded() {
         BAD_FILE,
         "no.txt",
     );
+    dir.write("blank.txt", "a fox\n\na cat\n");
+    fails(
+        &["embed", "runs/blanks", "--file", "blank.txt"],
+        USAGE,
+        "text 2 of 3 is blank",
+    );
+
+    // What an encoder cannot do is refused, and what comes next is possible.
+    fails(&["chat", "runs/blanks"], USAGE, "`nextword fill`");
+    let gguf = [
+        "export",
+        "runs/blanks",
+        "--format",
+        "gguf",
+        "--out",
+        "x.gguf",
+    ];
+    let error = stderr(&dir.run(&gguf));
+    assert!(
+        error.contains("architecture decoder") && !error.contains("gpt2"),
+        "{error}"
+    );
+    let quantized = dir.run(&["quantize", "runs/blanks", "--out", "small"]);
+    assert!(
+        stderr(&quantized).contains("nextword fill small"),
+        "{}",
+        stderr(&quantized)
+    );
+    let report = succeed(&dir, &["explain", "runs/blanks", text, "--format", "json"]);
+    let report: Value = serde_json::from_str(&report).unwrap();
+    let explained = report["answer"][0]["token"]["id"].as_u64();
+    assert_eq!(explained, candidates[0]["id"].as_u64());
+    assert_eq!(report["verdict"]["verified"], true);
 
     let server = Server::start(&dir.path("runs/blanks"), &[]);
     let (status, _, text) = server.post("/v1/completions", &json!({"prompt": "Once"}));

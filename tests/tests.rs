@@ -33,6 +33,7 @@ mod docs; // the course shows real output, and named files exist
 mod experiments; // sweeps, comparisons, checks of data, exported metrics
 mod explain; // every value and its derivation
 mod explain_adapters; // the operations of an adapter, the base model beside it
+mod explain_architectures; // encoders, prefix models, encoder-decoders
 mod explain_interventions; // removed parts, gradients, ties
 mod explain_learner; // what a learner reads: sums, names, verification, addresses
 mod explain_pages; // the two-layer preset, removed parts in the terminal, page sizes

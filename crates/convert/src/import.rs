@@ -131,6 +131,9 @@ pub fn import_with(
                     format!("does not contain `{name}`"),
                 ));
             };
+            if mapping.is_optional() && tensors.shape(foreign).is_none() {
+                return Ok(vec![0.0; mapping.shape.iter().product()]);
+            }
             let mut values = mapping.extract(name, tensors.values(foreign)?);
             if let Some(added) = mapping.added_row {
                 let row = tensors.values(added)?;
@@ -238,6 +241,7 @@ fn sources(
             used.insert(added.to_string());
         }
         match tensors.shape(&name) {
+            None if mapping.is_optional() => {}
             None => problems.push(format!("  missing: `{name}` {expected:?}")),
             Some(found) if found != expected => problems.push(format!(
                 "  `{name}` has shape {found:?}, but config.json requires {expected:?}"
@@ -253,7 +257,7 @@ fn sources(
         if used.contains(name) || kind.is_buffer(name) {
             continue;
         }
-        if config.tied_head && name == kind.head_name() {
+        if config.tied_head && (name == kind.head_name() || kind.is_copy_of_table(name)) {
             let table = sources
                 .get("token_embedding.weight")
                 .map(|(name, _)| name.as_str());

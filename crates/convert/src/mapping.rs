@@ -15,6 +15,8 @@ pub(crate) enum Layout {
     Same,
     /// `[d_out, d_in]`, where ours is `[d_in, d_out]`.
     Transposed,
+    /// `[1, n]`, where ours is `[n]`; zeros if it is missing.
+    Row,
     /// Several of ours, concatenated along the last axis.
     ConcatColumns,
     /// Several of ours, transposed and concatenated along the first axis: `[sum of d_out, d_in]`.
@@ -38,6 +40,8 @@ pub(crate) struct TensorMapping {
     pub(crate) ours: Vec<(String, Vec<usize>)>,
     /// A foreign matrix whose first row is added to each row of ours.
     pub(crate) added_row: Option<&'static str>,
+    /// Rows before the first of ours, which are zeros in an export.
+    unused_rows: usize,
     layout: Layout,
 }
 
@@ -48,6 +52,21 @@ pub(crate) trait TensorNames {
 
     /// The foreign name of our module inside block `layer`.
     fn in_block(&self, layer: &str, module: &str) -> Option<String>;
+
+    /// The foreign name of our module inside block `layer` of the encoder, in encoder-decoder models.
+    fn in_encoder_block(&self, _layer: &str, _module: &str) -> Option<String> {
+        None
+    }
+
+    /// Number of foreign rows before the first one of our matrix `ours`.
+    fn unused_rows(&self, _ours: &str) -> usize {
+        0
+    }
+
+    /// The whole foreign name of our vector `ours`, if it is stored as a matrix of one row.
+    fn row(&self, _ours: &str) -> Option<&'static str> {
+        None
+    }
 
     /// The layout of weight matrices in blocks.
     fn matrix_layout(&self) -> Layout;
@@ -73,9 +92,16 @@ pub(crate) fn tensor_mappings(names: &dyn TensorNames, config: &ModelConfig) -> 
         let Some((module, kind)) = name.rsplit_once('.') else {
             continue;
         };
-        let block = module
-            .strip_prefix("blocks.")
-            .and_then(|m| m.split_once('.'));
+        if let Some(foreign) = names.row(name) {
+            let ours = vec![(name.clone(), shape.clone())];
+            mappings.push(TensorMapping::new(foreign.to_string(), Layout::Row, ours));
+            continue;
+        }
+        let (in_encoder, path) = match module.strip_prefix("encoder.") {
+            Some(path) => (true, path),
+            None => (false, module),
+        };
+        let block = path.strip_prefix("blocks.").and_then(|m| m.split_once('.'));
         let is_matrix = shape.len() == 2;
         let (foreign, layout) = match block {
             None => {
@@ -111,15 +137,21 @@ pub(crate) fn tensor_mappings(names: &dyn TensorNames, config: &ModelConfig) -> 
                 } else {
                     Layout::Same
                 };
-                (names.in_block(layer, module), layout)
+                let foreign = if in_encoder {
+                    names.in_encoder_block(layer, module)
+                } else {
+                    names.in_block(layer, module)
+                };
+                (foreign, layout)
             }
         };
         if let Some(foreign) = foreign {
             let ours = vec![(name.clone(), shape.clone())];
             let foreign = format!("{foreign}.{kind}");
+            let mapping = TensorMapping::new(foreign, layout, ours);
             mappings.push(TensorMapping {
                 added_row: names.added_row(name),
-                ..TensorMapping::new(foreign, layout, ours)
+                ..mapping.after_unused_rows(names.unused_rows(name))
             });
         }
     }
@@ -131,6 +163,7 @@ impl TensorMapping {
         let mut shape = ours[0].1.clone();
         match layout {
             Layout::Same => {}
+            Layout::Row => shape.insert(0, 1),
             Layout::Transposed => shape.reverse(),
             Layout::ConcatColumns | Layout::ConcatRows | Layout::InterleavedHeads { .. } => {
                 let last = shape.len() - 1;
@@ -145,8 +178,21 @@ impl TensorMapping {
             shape,
             ours,
             added_row: None,
+            unused_rows: 0,
             layout,
         }
+    }
+
+    /// The mapping of a foreign matrix with `count` rows before the first one of ours, which has the same layout.
+    fn after_unused_rows(mut self, count: usize) -> Self {
+        self.shape[0] += count;
+        self.unused_rows = count;
+        self
+    }
+
+    /// Whether a file may omit the tensor, which is then zeros.
+    pub(crate) fn is_optional(&self) -> bool {
+        self.layout == Layout::Row
     }
 
     /// The mapping of the factor B of a low-rank update of this matrix: `[d_out, rank]` in foreign formats,
@@ -155,7 +201,7 @@ impl TensorMapping {
         let ours = self.ours.iter();
         let ours = ours.map(|(name, shape)| (name.clone(), vec![rank, shape[1]]));
         let layout = match self.layout {
-            Layout::Same | Layout::Transposed => Layout::Transposed,
+            Layout::Same | Layout::Row | Layout::Transposed => Layout::Transposed,
             Layout::ConcatColumns | Layout::ConcatRows => Layout::ConcatRows,
             Layout::InterleavedHeads { head_dim } => Layout::InterleavedHeads { head_dim },
         };
@@ -174,13 +220,17 @@ impl TensorMapping {
     }
 
     /// Extracts the values of our tensor `target` from the foreign `values`.
-    pub(crate) fn extract(&self, target: &str, values: Vec<f32>) -> Vec<f32> {
+    pub(crate) fn extract(&self, target: &str, mut values: Vec<f32>) -> Vec<f32> {
         let Some(index) = self.ours.iter().position(|(name, _)| name == target) else {
             return Vec::new();
         };
         let shape = &self.ours[index].1;
         match self.layout {
-            Layout::Same => values,
+            Layout::Row => values,
+            Layout::Same => {
+                values.drain(..self.unused_rows * self.row_width());
+                values
+            }
             Layout::Transposed => transpose(&values, self.shape[0], self.shape[1]),
             Layout::ConcatColumns => {
                 let widths: Vec<usize> = self
@@ -213,6 +263,11 @@ impl TensorMapping {
         }
     }
 
+    /// Number of values in a row of the foreign tensor.
+    fn row_width(&self) -> usize {
+        self.shape.iter().skip(1).product()
+    }
+
     /// Whether the rows of the foreign tensor are columns of ours, as quantized blocks require.
     pub(crate) fn has_rows(&self) -> bool {
         self.shape.len() == 2 && self.layout != Layout::ConcatColumns
@@ -237,7 +292,9 @@ impl TensorMapping {
                 let own = heads.map(|qkv| &qkv[index * head..(index + 1) * head]);
                 Cow::Owned(own.collect::<Vec<_>>().concat())
             }
-            Layout::Same | Layout::Transposed | Layout::ConcatColumns => Cow::Borrowed(rows),
+            Layout::Same | Layout::Row | Layout::Transposed | Layout::ConcatColumns => {
+                Cow::Borrowed(rows)
+            }
         }
     }
 
@@ -266,7 +323,13 @@ impl TensorMapping {
         let mut values = values?;
         let shape = &self.ours[0].1;
         Ok(match self.layout {
-            Layout::Same => values.swap_remove(0),
+            Layout::Row => values.swap_remove(0),
+            Layout::Same => {
+                let mut own = values.swap_remove(0);
+                let unused = self.unused_rows * self.row_width();
+                own.splice(0..0, std::iter::repeat_n(0.0, unused));
+                own
+            }
             Layout::Transposed => transpose(&values[0], shape[0], shape[1]),
             Layout::ConcatColumns => {
                 let rows = if shape.len() == 2 { shape[0] } else { 1 };
@@ -348,6 +411,9 @@ mod tests {
             return;
         }
         // Rows of three bytes each.
+        if layout == Layout::Row {
+            return;
+        }
         let count = |shape: &[usize]| shape[usize::from(layout != Layout::Same)];
         let rows = |n: usize| (0..3 * count(&ours[n].1)).map(move |i| (100 * n + i) as u8);
         let all = (0..ours.len()).map(|n| rows(n).collect()).collect();
@@ -375,6 +441,28 @@ mod tests {
             Layout::InterleavedHeads { head_dim: 2 },
             &[&[6], &[6], &[6]],
         );
+    }
+
+    #[test]
+    fn unused_rows_are_left_out_and_written_as_zeros() {
+        let ours = vec![("table".to_string(), vec![2, 3])];
+        let mapping = TensorMapping::new("foreign".into(), Layout::Same, ours);
+        let mapping = mapping.after_unused_rows(1);
+        assert_eq!(mapping.shape, [3, 3]);
+        let foreign: Vec<f32> = (0..9).map(|i| i as f32).collect();
+        let table = mapping.extract("table", foreign.clone());
+        assert_eq!(table, foreign[3..]);
+        let assembled = mapping.assemble(|_, _| Ok(table.clone())).unwrap();
+        assert_eq!(assembled, [&[0.0; 3], &foreign[3..]].concat());
+    }
+
+    #[test]
+    fn a_vector_may_be_stored_as_a_row() {
+        check(Layout::Row, &[&[4]]);
+        let ours = vec![("bias".to_string(), vec![4])];
+        let mapping = TensorMapping::new("foreign".into(), Layout::Row, ours);
+        assert_eq!(mapping.shape, [1, 4]);
+        assert!(mapping.is_optional());
     }
 
     #[test]

@@ -82,6 +82,9 @@ pub(crate) fn read(
     }
     prefix.retain(in_vocab);
     suffix.retain(in_vocab);
+    // Only encoder-decoder models have one.
+    let target_start = first(declared("decoder_start", None)).or(eos_ids.first().copied());
+    let target_start = target_start.filter(|_| kind == ModelType::Bart);
     let document_eos = tokenizer_eos.filter(|id| eos_ids.contains(id));
     Ok(ModelTokens {
         bos_id,
@@ -95,6 +98,7 @@ pub(crate) fn read(
         pad_token,
         unk_token,
         prefix_ids: Some(prefix),
+        target_start_id: target_start,
         suffix_ids: suffix,
         further_settings: files.further_settings(),
         source: Some(source),
@@ -188,6 +192,7 @@ impl Files {
             ModelType::GptNeox => "GPTNeoXTokenizer",
             ModelType::Gemma | ModelType::Gemma2 | ModelType::Gemma3Text => "GemmaTokenizer",
             ModelType::Bert => "BertTokenizer",
+            ModelType::Bart => "BartTokenizer",
         });
         class.strip_suffix("Fast").unwrap_or(class)
     }
@@ -213,6 +218,7 @@ fn type_defaults(kind: ModelType) -> (Option<u32>, Option<u32>, Option<u32>) {
         ModelType::Llama | ModelType::Mistral => (Some(1), Some(2), None),
         ModelType::Qwen2 | ModelType::Qwen3 => (None, None, None),
         ModelType::Bert => (None, None, Some(0)),
+        ModelType::Bart => (Some(0), Some(2), Some(1)),
         ModelType::GptNeox => (Some(0), Some(2), None),
         ModelType::Gemma | ModelType::Gemma2 | ModelType::Gemma3Text => (Some(2), Some(1), Some(0)),
     }

@@ -50,8 +50,9 @@ impl Removed {
                 had_slopes
             }
             Op::Scores { causal, window, .. } if self == Self::Mask => {
+                let is_masked = *causal || window.is_some();
                 (*causal, *window) = (false, None);
-                true
+                is_masked
             }
             _ => false,
         }
@@ -62,7 +63,7 @@ impl Removed {
         let Op::Add { a, b } = op else {
             return false;
         };
-        let adds_positions = b == "hook_pos_embed";
+        let adds_positions = b.ends_with("hook_pos_embed");
         if adds_positions != (self == Self::Positions) {
             return false;
         }

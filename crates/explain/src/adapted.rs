@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use nextword_model::{ModelConfig, Transformer};
 
 use crate::evaluate::{Arrays, weights_of};
-use crate::graph::{Axis, Node, Op, graph};
+use crate::graph::{Axis, Lengths, Node, Op, graph};
 
 /// Ends the name of the tensor that an adapted layer computes without its update.
 pub(crate) const BASE: &str = "_base";
@@ -87,7 +87,7 @@ pub(crate) fn scale_updates(graph: &mut [Node], factor: f64) {
     }
 }
 
-/// Returns the operations of a forward pass over `seq` tokens with the updates of `modules`.
+/// Returns the operations of a forward pass over inputs of these lengths with the updates of `modules`.
 ///
 /// The tensor `NAME` of an adapted layer is the sum of `NAME_base` and `scale` times `NAME_lora_b`, which is the product
 /// of `x A` with `B`. The forward pass reports the sum and `x A`, for the query as `hook_q_lora`; the other two follow
@@ -107,8 +107,12 @@ pub(crate) fn scale_updates(graph: &mut [Node], factor: f64) {
 /// assert_eq!(names.collect::<Vec<_>>(), ["base", "lora", "lora_b"]);
 /// assert_eq!(nodes[query - 2].shape, [4, 1]); // [tokens, rank]
 /// ```
-pub fn graph_with_adapter(config: &ModelConfig, seq: usize, modules: &AdaptedModules) -> Vec<Node> {
-    let nodes = graph(config, seq);
+pub fn graph_with_adapter(
+    config: &ModelConfig,
+    lengths: impl Into<Lengths>,
+    modules: &AdaptedModules,
+) -> Vec<Node> {
+    let nodes = graph(config, lengths);
     if modules.is_empty() {
         return nodes;
     }
@@ -121,7 +125,7 @@ pub fn graph_with_adapter(config: &ModelConfig, seq: usize, modules: &AdaptedMod
         let path = weight.and_then(|weight| weight.strip_suffix(".weight"));
         let adapted = path.and_then(|path| Some((path.to_string(), *modules.get(path)?)));
         match adapted {
-            Some((path, module)) => adapt(node, &path, module, seq),
+            Some((path, module)) => adapt(node, &path, module),
             None => vec![node],
         }
     });
@@ -129,7 +133,7 @@ pub fn graph_with_adapter(config: &ModelConfig, seq: usize, modules: &AdaptedMod
 }
 
 /// The operations that replace the linear layer `node`.
-fn adapt(node: Node, path: &str, module: AdaptedModule, seq: usize) -> Vec<Node> {
+fn adapt(node: Node, path: &str, module: AdaptedModule) -> Vec<Node> {
     let name = |suffix: &str| format!("{}{suffix}", node.name);
     let (a, b) = (format!("{path}.lora.a"), format!("{path}.lora.b"));
     let (down, heads) = match &node.op {
@@ -152,6 +156,8 @@ fn adapt(node: Node, path: &str, module: AdaptedModule, seq: usize) -> Vec<Node>
     };
     let base = computed(BASE, node.op.clone());
     let projected = projected_name(path);
+    let position = node.axes.iter().position(|axis| *axis == Axis::Position);
+    let seq = position.map_or(0, |at| node.shape[at]);
     let down = Node {
         name: projected.clone(),
         op: down,
@@ -175,6 +181,7 @@ fn projected_name(path: &str) -> String {
     let (block, layer) = path.rsplit_once('.').unwrap_or(("", path));
     let (block, hook) = match block.rsplit_once('.') {
         Some((block, "attention")) => (block, "attn.hook_"),
+        Some((block, "cross_attention")) => (block, "cross_attn.hook_"),
         Some((block, _)) => (block, "mlp.hook_"),
         None => (block, ""),
     };

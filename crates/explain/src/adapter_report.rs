@@ -11,7 +11,7 @@ use crate::trace::Trace;
 /// What an adapter changes after the prompt.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct AdapterReport {
-    /// The position, the prompt's last.
+    /// The position of the first prediction.
     pub position: usize,
     /// The most likely next tokens of the base model and of the model with the adapter, sorted by the larger of their two
     /// probabilities.
@@ -62,7 +62,7 @@ impl AdapterReport {
     pub(crate) fn new(trace: &Trace, mut tokens: Vec<AdapterToken>, replaced: Vec<String>) -> Self {
         let larger = |token: &AdapterToken| token.base.max(token.tuned);
         tokens.sort_by(|a, b| larger(b).total_cmp(&larger(a)));
-        let position = trace.prompt_len - 1;
+        let position = trace.focus();
         Self {
             position,
             tokens,

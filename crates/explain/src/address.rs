@@ -9,10 +9,13 @@ use crate::trace::Trace;
 /// Name of the token ids in an address.
 pub const TOKENS: &str = "tokens";
 
+/// Name of the token ids that an encoder reads in an encoder-decoder model.
+pub const SOURCE_TOKENS: &str = "source_tokens";
+
 /// The address of one value.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Address {
-    /// A tensor of the trace, a parameter of the model, or [`TOKENS`].
+    /// A tensor of the trace, a parameter of the model, [`TOKENS`] or [`SOURCE_TOKENS`].
     pub name: String,
     /// Axis name and index, for all axes in order.
     pub index: Vec<(&'static str, usize)>,
@@ -106,6 +109,9 @@ fn describe(axes: &[&str], shape: &[usize]) -> String {
 fn axes(name: &str, trace: &Trace, weights: &Arrays) -> Option<(Vec<&'static str>, Vec<usize>)> {
     if name == TOKENS {
         return Some((vec!["position"], vec![trace.ids.len()]));
+    }
+    if name == SOURCE_TOKENS && !trace.source.is_empty() {
+        return Some((vec!["position"], vec![trace.source.len()]));
     }
     if let Some(node) = trace.node(name) {
         return Some((node.axis_names(), node.shape.clone()));

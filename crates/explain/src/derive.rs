@@ -6,12 +6,12 @@ mod attention;
 use serde::Serialize;
 
 use crate::adapted::is_adapter_weight;
-use crate::address::{Address, TOKENS, weight_axes};
+use crate::address::{Address, SOURCE_TOKENS, TOKENS, weight_axes};
 use crate::evaluate::{Arrays, activate, frequency, moments};
 use crate::formula::{
     FilledFormula, format_number, parenthesized, setting, subscript, sum_of_products,
 };
-use crate::graph::{Node, Op};
+use crate::graph::{Input, Node, Op};
 use crate::labels::label;
 use crate::trace::Trace;
 
@@ -58,7 +58,7 @@ pub fn derive(
     text: &dyn Fn(u32) -> String,
     address: &Address,
 ) -> Derivation {
-    if address.name == TOKENS {
+    if [TOKENS, SOURCE_TOKENS].contains(&address.name.as_str()) {
         return derive_token(trace, text, address);
     }
     let Some(node) = trace.node(&address.name) else {
@@ -108,7 +108,7 @@ fn leaf(
 }
 
 fn derive_weight(trace: &Trace, weights: &Arrays, address: &Address) -> Derivation {
-    let is_matrix = address.index.len() > 1 && !address.name.starts_with("position_embedding");
+    let is_matrix = address.index.len() > 1 && !address.name.contains("position_embedding");
     let is_adapter = is_adapter_weight(&address.name);
     let formula = match trace.bits.filter(|_| is_matrix) {
         _ if is_adapter => "learned in training the adapter".to_string(),
@@ -130,9 +130,13 @@ fn derive_weight(trace: &Trace, weights: &Arrays, address: &Address) -> Derivati
 
 fn derive_token(trace: &Trace, text: &dyn Fn(u32) -> String, address: &Address) -> Derivation {
     let position = address.along("position");
-    let id = trace.ids[position];
-    let source = if position < trace.prompt_len {
+    let is_source = address.name == SOURCE_TOKENS;
+    let ids = if is_source { &trace.source } else { &trace.ids };
+    let id = ids[position];
+    let source = if is_source || (position < trace.prompt_len && trace.source.is_empty()) {
         "from the prompt".to_string()
+    } else if position < trace.prompt_len {
+        "the token with which every completion starts".to_string()
     } else {
         format!(
             "token {} of the completion, sampled after position {}",
@@ -181,10 +185,13 @@ impl DerivationContext<'_> {
         let dim = index.last().copied().unwrap_or(0);
         match &self.node.op {
             Op::Embed { table, scale } => {
-                let id = self.trace.ids[position];
+                let id = self.trace.inputs().of(self.node.rows)[position];
                 let id_operand = operand(
                     "token id",
-                    TOKENS,
+                    match self.node.rows {
+                        Input::Target => TOKENS,
+                        Input::Source => SOURCE_TOKENS,
+                    },
                     vec!["position"],
                     &[position],
                     f64::from(id),

@@ -40,6 +40,12 @@ pub enum ExplainError {
         hint: &'static str,
     },
 
+    /// Nothing to predict in the text of an encoder.
+    #[error(
+        "the text has no blank, and this model predicts masked tokens; hint: write ___ in place of each token to predict"
+    )]
+    NoBlank,
+
     /// Not enough free memory for a model's values.
     #[error(
         "explaining a model with {parameters} parameters needs {} of memory, but only {} are free; hint: \

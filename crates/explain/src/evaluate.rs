@@ -8,10 +8,42 @@ use burn::tensor::TensorData;
 use nextword_model::{Transformer, weights};
 
 use crate::array::Array;
-use crate::graph::{ActivationFn, Node, Op};
+use crate::graph::{ActivationFn, AttentionKind, Input, Node, Op};
 
 /// Arrays by name.
 pub type Arrays = BTreeMap<String, Array>;
+
+/// The token ids that a model reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inputs<'a> {
+    /// Those of the only stack, or of the decoder.
+    pub target: &'a [u32],
+    /// Those of the encoder in encoder-decoder models, otherwise empty.
+    pub source: &'a [u32],
+}
+
+impl<'a> Inputs<'a> {
+    /// The ids of `input`.
+    pub fn of(self, input: Input) -> &'a [u32] {
+        match input {
+            Input::Target => self.target,
+            Input::Source => self.source,
+        }
+    }
+}
+
+impl<'a> From<&'a [u32]> for Inputs<'a> {
+    fn from(target: &'a [u32]) -> Self {
+        let source = &[];
+        Self { target, source }
+    }
+}
+
+impl<'a, const N: usize> From<&'a [u32; N]> for Inputs<'a> {
+    fn from(target: &'a [u32; N]) -> Self {
+        Self::from(target.as_slice())
+    }
+}
 
 /// Every parameter of `model` under its name in the weights file, also those of an adapter. Quantized ones are
 /// dequantized.
@@ -32,8 +64,7 @@ pub fn weights_of(model: &Transformer) -> Arrays {
     all
 }
 
-/// Evaluates every tensor of `graph` for these token ids. The output of the (layer, head) pairs in
-/// `disabled_heads` is zero.
+/// Evaluates every tensor of `graph` for these token ids. The output of the heads in `disabled_heads` is zero.
 ///
 /// # Panics
 /// If a weight that the graph names is missing.
@@ -56,21 +87,19 @@ pub fn weights_of(model: &Transformer) -> Arrays {
 /// }
 /// # Ok::<(), nextword_model::ModelError>(())
 /// ```
-pub fn evaluate(
+pub fn evaluate<'a>(
     graph: &[Node],
     weights: &Arrays,
-    ids: &[u32],
-    disabled_heads: &[(usize, usize)],
+    ids: impl Into<Inputs<'a>>,
+    disabled_heads: &[DisabledHead],
 ) -> Arrays {
+    let ids = ids.into();
     let mut values = Arrays::new();
     for node in graph {
         let mut value = eval_node(node, &values, weights, ids);
         if matches!(node.op, Op::WeightedSum { .. }) {
-            for (_, head) in disabled_heads
-                .iter()
-                .filter(|(layer, _)| Some(*layer) == node.layer)
-            {
-                let size = node.shape[1] * node.shape[2];
+            for disabled in disabled_heads.iter().filter(|head| head.is_in(node)) {
+                let (head, size) = (disabled.head, node.shape[1] * node.shape[2]);
                 value.data[head * size..(head + 1) * size].fill(0.0);
             }
         }
@@ -79,13 +108,35 @@ pub fn evaluate(
     values
 }
 
+/// An attention head whose output is replaced by zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DisabledHead {
+    /// The attention that it belongs to.
+    pub attention: AttentionKind,
+    /// The layer, from 0.
+    pub layer: usize,
+    /// The head, from 0.
+    pub head: usize,
+}
+
+impl DisabledHead {
+    fn is_in(&self, node: &Node) -> bool {
+        node.layer == Some(self.layer) && AttentionKind::of(node) == self.attention
+    }
+}
+
 /// Evaluates one tensor from its operands in `values` and `weights`.
 ///
 /// # Panics
 /// If an operand is missing.
-pub fn eval_node(node: &Node, values: &Arrays, weights: &Arrays, ids: &[u32]) -> Array {
+pub fn eval_node<'a>(
+    node: &Node,
+    values: &Arrays,
+    weights: &Arrays,
+    ids: impl Into<Inputs<'a>>,
+) -> Array {
     let mut out = Array::zeros(&node.shape);
-    compute(node, &mut out, values, weights, ids);
+    compute(node, &mut out, values, weights, ids.into().of(node.rows));
     out
 }
 
@@ -294,11 +345,6 @@ fn rope(out: &mut Array, x: &Array, frequencies: &[f64]) {
     }
 }
 
-/// Whether position `query` may attend to position `key`.
-pub fn is_visible(query: usize, key: usize, window: Option<usize>) -> bool {
-    key <= query && window.is_none_or(|window| query - key < window)
-}
-
 /// `cap * tanh(x / cap)`.
 pub fn soft_cap(x: f64, cap: f64) -> f64 {
     cap * (x / cap).tanh()
@@ -306,25 +352,20 @@ pub fn soft_cap(x: f64, cap: f64) -> f64 {
 
 fn scores(out: &mut Array, q: &Array, k: &Array, op: &Op) {
     let Op::Scores {
-        scale,
-        cap,
-        causal,
-        window,
-        slopes,
-        ..
+        scale, cap, slopes, ..
     } = op
     else {
         unreachable!("only called for scores");
     };
-    let (heads, seq) = (q.shape[0], q.shape[1]);
+    let (heads, queries, keys) = (q.shape[0], q.shape[1], k.shape[1]);
     let group = heads / k.shape[0];
     for head in 0..heads {
-        for query in 0..seq {
-            let at = (head * seq + query) * seq;
-            let q_row = q.row(head * seq + query);
-            for key in 0..seq {
-                out.data[at + key] = if !causal || is_visible(query, key, *window) {
-                    let k_row = k.row(head / group * seq + key);
+        for query in 0..queries {
+            let at = (head * queries + query) * keys;
+            let q_row = q.row(head * queries + query);
+            for key in 0..keys {
+                out.data[at + key] = if op.is_visible(query, key) {
+                    let k_row = k.row(head / group * keys + key);
                     let dot: f64 = q_row.iter().zip(k_row).map(|(q, k)| q * k).sum();
                     let slope = slopes.get(head).copied().unwrap_or(0.0);
                     let score = cap.map_or(dot * scale, |cap| soft_cap(dot * scale, cap));
@@ -361,16 +402,16 @@ pub fn softmax(x: &[f64], out: &mut [f64]) {
 }
 
 fn weighted_sum(out: &mut Array, pattern: &Array, v: &Array) {
-    let (heads, seq) = (pattern.shape[0], pattern.shape[1]);
+    let (heads, queries, keys) = (pattern.shape[0], pattern.shape[1], v.shape[1]);
     let (group, width) = (heads / v.shape[0], v.width());
     for head in 0..heads {
-        for query in 0..seq {
-            let at = (head * seq + query) * width;
-            for (key, weight) in pattern.row(head * seq + query).iter().enumerate() {
+        for query in 0..queries {
+            let at = (head * queries + query) * width;
+            for (key, weight) in pattern.row(head * queries + query).iter().enumerate() {
                 if weight.abs() <= 0.0 {
                     continue; // Masked, or without effect.
                 }
-                let value = v.row(head / group * seq + key);
+                let value = v.row(head / group * keys + key);
                 for (out, v) in out.data[at..at + width].iter_mut().zip(value) {
                     *out += weight * v;
                 }

@@ -1,6 +1,6 @@
 //! A loaded model that explains its predictions.
 
-use nextword_generate::{TextGenerator, TextOptions};
+use nextword_generate::{SamplingConfig, TextGenerator, TextOptions};
 use nextword_model::{ModelConfig, available_memory};
 
 use crate::adapted::{base_values, has_magnitudes};
@@ -119,7 +119,59 @@ impl Explainer {
         }
     }
 
-    /// Generates a completion of `prompt` and records every intermediate value.
+    /// `sampling` that never yields an id beyond the tokenizer's vocabulary, as blanks are filled.
+    fn known_tokens(&self, sampling: &SamplingConfig) -> SamplingConfig {
+        let mut sampling = sampling.clone();
+        let ids =
+            self.generator.tokenizer().vocab_size()..self.generator.model().config().vocab_size;
+        let unused = ids.filter_map(|id| u32::try_from(id).ok());
+        for id in unused {
+            sampling.logit_bias.entry(id).or_insert(f32::NEG_INFINITY);
+        }
+        sampling
+    }
+
+    /// The tokens of `prompt`, and how it is continued. In the text of an encoder, runs of three or more underscores and
+    /// mask tokens are the tokens to predict.
+    ///
+    /// # Errors
+    /// [`ExplainError::Generate`] for a prompt that the model cannot read.
+    pub fn encode(
+        &self,
+        prompt: &str,
+        options: &TextOptions,
+    ) -> Result<EncodedPrompt, ExplainError> {
+        let generator = &self.generator;
+        let config = generator.model().config();
+        let (encoding, mask_id) = if config.architecture.generates() {
+            (generator.encode_prompt(prompt, options)?, None)
+        } else {
+            let (encoding, mask_id) = generator.encode_blanks(prompt)?;
+            (encoding, Some(mask_id))
+        };
+        let mut stop_ids = generator.stop_ids();
+        stop_ids.retain(|_| options.stop_at_eos);
+        let sampling = if config.architecture.generates() {
+            generator.sampling(&options.sampling)
+        } else {
+            self.known_tokens(&options.sampling)
+        };
+        let options = TraceOptions {
+            sampling,
+            max_tokens: options.max_tokens,
+            stop_ids,
+            bos_id: generator.first_id(),
+            start_id: config.has_encoder().then(|| generator.target_start_id()),
+            mask_id,
+        };
+        Ok(EncodedPrompt {
+            ids: encoding.ids,
+            unknown: encoding.unknown,
+            options,
+        })
+    }
+
+    /// Generates a completion of `prompt`, or fills its blanks with an encoder, and records every intermediate value.
     ///
     /// # Errors
     /// The errors of [`Trace::record`], and invalid options.
@@ -128,25 +180,28 @@ impl Explainer {
         prompt: &str,
         options: &TextOptions,
     ) -> Result<Explanation<'_>, ExplainError> {
-        let encoding = self.generator.encode_prompt(prompt, options)?;
-        let mut stop_ids = self.generator.stop_ids();
-        stop_ids.retain(|_| options.stop_at_eos);
-        let trace_options = TraceOptions {
-            sampling: self.generator.sampling(&options.sampling),
-            max_tokens: options.max_tokens,
-            stop_ids,
-            bos_id: self.generator.first_id(),
-        };
+        let encoded = self.encode(prompt, options)?;
         let model = self.generator.model();
-        let trace = Trace::record(model, &self.weights, &encoding.ids, &trace_options)?;
+        let trace = Trace::record(model, &self.weights, &encoded.ids, &encoded.options)?;
         Ok(Explanation {
             explainer: self,
             prompt: prompt.to_string(),
-            unknown: encoding.unknown,
-            options: trace_options,
+            unknown: encoded.unknown,
+            options: encoded.options,
             trace,
         })
     }
+}
+
+/// The tokens of a prompt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EncodedPrompt {
+    /// Their ids.
+    pub ids: Vec<u32>,
+    /// Parts of the prompt that are not in the vocabulary.
+    pub unknown: Vec<String>,
+    /// How the prompt is continued.
+    pub options: TraceOptions,
 }
 
 /// All values that the model computed for one prompt, with everything needed to inspect them.

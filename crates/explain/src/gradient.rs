@@ -1,7 +1,7 @@
 //! Backpropagation in plain loops over f64: the gradient of the loss at one position by every weight.
 
 use crate::array::Array;
-use crate::evaluate::{Arrays, Moments, activate, concat_heads, moments};
+use crate::evaluate::{Arrays, Inputs, Moments, activate, concat_heads, moments};
 use crate::graph::{ActivationFn, Node, Op, PROBABILITIES};
 
 /// The gradients of `-ln p` of token `target` after `position` by all weights that it depends on, from the
@@ -26,18 +26,18 @@ use crate::graph::{ActivationFn, Node, Op, PROBABILITIES};
 /// assert!((found["head.bias"].data[4] - (p - 1.0)).abs() < 1e-12);
 /// # Ok::<(), nextword_model::ModelError>(())
 /// ```
-pub fn gradients(
+pub fn gradients<'a>(
     graph: &[Node],
-    values: &Arrays,
-    weights: &Arrays,
-    ids: &[u32],
+    values: &'a Arrays,
+    weights: &'a Arrays,
+    ids: impl Into<Inputs<'a>>,
     position: usize,
     target: u32,
 ) -> Arrays {
     let mut backward = Backward {
         values,
         weights,
-        ids,
+        ids: ids.into(),
         tensors: Arrays::new(),
         parameters: Arrays::new(),
     };
@@ -60,7 +60,7 @@ pub fn gradients(
 struct Backward<'a> {
     values: &'a Arrays,
     weights: &'a Arrays,
-    ids: &'a [u32],
+    ids: Inputs<'a>,
     /// Gradients by tensors that are not yet passed on.
     tensors: Arrays,
     /// Gradients by weights.
@@ -95,7 +95,10 @@ impl Backward<'_> {
     /// Passes the gradient by the output of `node` on to its operands and weights.
     fn node(&mut self, node: &Node, g: &Array) {
         match &node.op {
-            Op::Embed { table, scale } => self.embedding(table, scale.unwrap_or(1.0), g),
+            Op::Embed { table, scale } => {
+                let ids = self.ids.of(node.rows);
+                self.embedding(ids, table, scale.unwrap_or(1.0), g);
+            }
             Op::LearnedPositions { table } => {
                 let mut d = Array::zeros(&self.weights[table].shape);
                 d.data[..g.data.len()].copy_from_slice(&g.data);
@@ -189,10 +192,10 @@ impl Backward<'_> {
         add_to(&mut self.tensors, up, d_up);
     }
 
-    fn embedding(&mut self, table: &str, scale: f64, g: &Array) {
+    fn embedding(&mut self, ids: &[u32], table: &str, scale: f64, g: &Array) {
         let mut d = Array::zeros(&self.weights[table].shape);
         let width = d.width();
-        for (id, g) in self.ids.iter().zip(g.rows()) {
+        for (id, g) in ids.iter().zip(g.rows()) {
             let start = *id as usize * width;
             add_row(&mut d.data[start..], g, scale);
         }
@@ -295,7 +298,7 @@ impl Backward<'_> {
         };
         let (queries, keys) = (&self.values[q], &self.values[k]);
         let (heads, seq, width) = (queries.shape[0], queries.shape[1], queries.width());
-        let group = heads / keys.shape[0];
+        let (group, key_count) = (heads / keys.shape[0], keys.shape[1]);
         let (mut d_q, mut d_k) = (Array::zeros(&queries.shape), Array::zeros(&keys.shape));
         for row in 0..heads * seq {
             let (head, query) = (row / seq, row % seq);
@@ -307,7 +310,7 @@ impl Backward<'_> {
                 }
                 let capped = scores[key] + slope * query.abs_diff(key) as f64;
                 let g = g * cap.map_or(1.0, |cap| 1.0 - (capped / cap) * (capped / cap)) * scale;
-                let other = head / group * seq + key;
+                let other = head / group * key_count + key;
                 add_row(&mut d_q.data[row * width..], keys.row(other), g);
                 add_row(&mut d_k.data[other * width..], queries.row(row), g);
             }
@@ -319,7 +322,7 @@ impl Backward<'_> {
     fn weighted_sum(&mut self, pattern: &str, v: &str, g: &Array) {
         let (weights, values) = (&self.values[pattern], &self.values[v]);
         let (heads, seq, width) = (weights.shape[0], weights.shape[1], values.width());
-        let group = heads / values.shape[0];
+        let (group, keys) = (heads / values.shape[0], values.shape[1]);
         let (mut d_weights, mut d_values) =
             (Array::zeros(&weights.shape), Array::zeros(&values.shape));
         for row in 0..heads * seq {
@@ -328,9 +331,9 @@ impl Backward<'_> {
                 continue;
             }
             for (key, weight) in weights.row(row).iter().enumerate() {
-                let other = row / seq / group * seq + key;
+                let other = row / seq / group * keys + key;
                 let value = values.row(other);
-                d_weights.data[row * seq + key] = g.iter().zip(value).map(|(g, v)| g * v).sum();
+                d_weights.data[row * keys + key] = g.iter().zip(value).map(|(g, v)| g * v).sum();
                 add_row(&mut d_values.data[other * width..], g, *weight);
             }
         }

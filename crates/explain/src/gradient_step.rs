@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::adapted::{graph_with_adapter, is_adapter_weight};
 use crate::address::weight_axes;
-use crate::evaluate::{Arrays, evaluate};
+use crate::evaluate::{Arrays, Inputs, evaluate};
 use crate::gradient::gradients;
 use crate::graph::{Node, PROBABILITIES};
 use crate::trace::Trace;
@@ -26,9 +26,9 @@ const DISTANCE: f64 = 1e-5;
 /// only the low-rank matrices change.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct GradientStep {
-    /// The position, the prompt's last.
+    /// The position whose logits are graded: that of the first prediction.
     pub position: usize,
-    /// The token that should come next.
+    /// The token that should come next, or stand there in an encoder.
     pub target: u32,
     /// Its text.
     pub text: String,
@@ -78,22 +78,23 @@ pub(crate) fn gradient_steps(
     weights: &Arrays,
     text: &dyn Fn(u32) -> String,
 ) -> Vec<GradientStep> {
-    let positions = trace.prompt_len;
+    let positions = trace.prompt_len.max(trace.source.len());
     let parameters = trace.config.parameter_counts().total();
     if parameters.saturating_mul(positions) > MAX_PRODUCTS {
         return Vec::new();
     }
-    let Some(generated) = trace.next_id(positions - 1) else {
+    let position = trace.focus();
+    let Some(generated) = trace.next_id(position) else {
         return Vec::new();
     };
     let forward = Forward {
-        graph: graph_with_adapter(&trace.config, positions, &trace.adapted),
-        ids: &trace.ids[..positions],
-        position: positions - 1,
+        graph: graph_with_adapter(&trace.config, trace.prompt_lengths(), &trace.adapted),
+        ids: trace.prompt_inputs(),
+        position,
         trains_adapter: !trace.adapted.is_empty(),
     };
     let values = evaluate(&forward.graph, weights, forward.ids, &[]);
-    let row = values[PROBABILITIES].row(positions - 1);
+    let row = values[PROBABILITIES].row(position);
     let others = (0..row.len() as u32).filter(|id| *id != generated);
     let other = others.max_by(|a, b| row[*a as usize].total_cmp(&row[*b as usize]));
     let targets = std::iter::once(generated).chain(other);
@@ -110,7 +111,7 @@ pub(crate) fn gradient_steps(
 /// The forward pass over a prompt.
 struct Forward<'a> {
     graph: Vec<Node>,
-    ids: &'a [u32],
+    ids: Inputs<'a>,
     position: usize,
     /// Whether only the matrices of the adapter are trained.
     trains_adapter: bool,
@@ -249,7 +250,7 @@ mod tests {
         let mut weights = weights_of(&model);
         let forward = Forward {
             graph: crate::graph::graph(model.config(), 3),
-            ids: &[1, 0, 2],
+            ids: (&[1, 0, 2]).into(),
             position: 2,
             trains_adapter: false,
         };

@@ -2,21 +2,23 @@
 //!
 //! The recomputation, the derivations and the page all read this one list.
 
-use nextword_model::{
-    FeedForwardKind, ModelConfig, NormKind, NormPlacement, Position, alibi_slopes,
-};
+mod attention;
 
-pub use crate::node::{ActivationFn, Axis, Node, Op};
+use nextword_model::{FeedForwardKind, ModelConfig, NormKind, NormPlacement, Position};
+
+use crate::node::ENCODER;
+pub use crate::node::{ActivationFn, AttentionKind, Axis, Input, Lengths, Node, Op};
 
 /// Name of the softmax of the logits.
 pub const PROBABILITIES: &str = "probabilities";
 
-/// Returns the operations of a forward pass over `seq` tokens, in order.
+/// Returns the operations of a forward pass over inputs of these lengths, in order: in encoder-decoder models those of
+/// the encoder, then those of the decoder.
 ///
 /// # Example
 ///
 /// ```
-/// use nextword_explain::graph::graph;
+/// use nextword_explain::graph::{Lengths, graph};
 /// use nextword_model::presets;
 ///
 /// let nodes = graph(&presets::statquest(5), 4); // four tokens
@@ -24,40 +26,89 @@ pub const PROBABILITIES: &str = "probabilities";
 /// let pattern = nodes.iter().find(|node| node.name == "blocks.0.attn.hook_pattern").unwrap();
 /// assert_eq!(pattern.axis_names(), ["head", "query", "key"]);
 /// assert_eq!(nodes.last().unwrap().name, "probabilities");
+///
+/// // The decoder's two tokens attend to the three of the source.
+/// let lengths = Lengths { target: 2, source: 3, prompt: 1 };
+/// let nodes = graph(&presets::statquest_normal(6), lengths);
+/// let pattern = nodes.iter().find(|node| node.name == "blocks.0.cross_attn.hook_pattern").unwrap();
+/// assert_eq!(pattern.shape, [1, 2, 3]); // [head, query, key]
 /// ```
-pub fn graph(config: &ModelConfig, seq: usize) -> Vec<Node> {
+pub fn graph(config: &ModelConfig, lengths: impl Into<Lengths>) -> Vec<Node> {
     let mut builder = Builder {
         config,
-        seq,
+        lengths: lengths.into(),
+        stack: Input::Target,
         layer: None,
         nodes: Vec::new(),
     };
+    let encoded = config.has_encoder().then(|| builder.encoder());
     let mut x = builder.embed();
     for layer in 0..config.n_layers {
         builder.layer = Some(layer);
-        x = builder.block(&x);
+        x = builder.block(&x, encoded.as_deref());
     }
     builder.layer = None;
-    builder.head(&x);
+    let x = builder.final_norm(x);
+    builder.head(x);
     builder.nodes
 }
 
 struct Builder<'c> {
     config: &'c ModelConfig,
-    seq: usize,
+    lengths: Lengths,
+    /// The stack that is built: the decoder or only one, or the encoder.
+    stack: Input,
     layer: Option<usize>,
     nodes: Vec<Node>,
 }
 
 impl Builder<'_> {
-    fn push(&mut self, name: &str, op: Op, axes: &[Axis], shape: &[usize]) -> String {
-        let name = match self.layer {
-            Some(layer) => format!("blocks.{layer}.{name}"),
-            None => name.to_string(),
+    /// The encoder of an encoder-decoder model; returns its output.
+    fn encoder(&mut self) -> String {
+        self.stack = Input::Source;
+        let mut x = self.embed();
+        for layer in 0..self.config.encoder_layers() {
+            self.layer = Some(layer);
+            x = self.block(&x, None);
+        }
+        self.layer = None;
+        let x = self.final_norm(x);
+        self.stack = Input::Target;
+        x
+    }
+
+    /// The name of a tensor or weight in the current block of the current stack.
+    fn path(&self, name: &str) -> String {
+        let stack = match self.stack {
+            Input::Target => "",
+            Input::Source => ENCODER,
         };
+        match self.layer {
+            Some(layer) => format!("{stack}blocks.{layer}.{name}"),
+            None => format!("{stack}{name}"),
+        }
+    }
+
+    fn push(&mut self, name: &str, op: Op, axes: &[Axis], shape: &[usize]) -> String {
+        self.push_with(name, op, axes, shape, [self.stack, Input::Target])
+    }
+
+    /// Pushes a tensor whose rows and keys belong to these inputs.
+    fn push_with(
+        &mut self,
+        name: &str,
+        op: Op,
+        axes: &[Axis],
+        shape: &[usize],
+        [rows, keys]: [Input; 2],
+    ) -> String {
+        let name = self.path(name);
         self.nodes.push(Node {
             name: name.clone(),
             layer: self.layer,
+            rows,
+            keys,
+            architecture: self.config.architecture,
             op,
             axes: axes.to_vec(),
             shape: shape.to_vec(),
@@ -66,25 +117,13 @@ impl Builder<'_> {
         name
     }
 
+    /// Number of tokens of the current stack.
+    fn seq(&self) -> usize {
+        self.lengths.of(self.stack)
+    }
+
     fn push_per_token(&mut self, name: &str, op: Op, width: usize) -> String {
-        self.push(name, op, &[Axis::Position, Axis::Dim], &[self.seq, width])
-    }
-
-    fn push_per_head(&mut self, name: &str, op: Op, heads: usize) -> String {
-        let axes = [Axis::Head, Axis::Position, Axis::Dim];
-        self.push(name, op, &axes, &[heads, self.seq, self.config.head_dim()])
-    }
-
-    fn push_square(&mut self, name: &str, op: Op) -> String {
-        let axes = [Axis::Head, Axis::Position, Axis::Key];
-        self.push(name, op, &axes, &[self.config.n_heads, self.seq, self.seq])
-    }
-
-    fn weight_name(&self, name: &str) -> String {
-        match self.layer {
-            Some(layer) => format!("blocks.{layer}.{name}"),
-            None => name.to_string(),
-        }
+        self.push(name, op, &[Axis::Position, Axis::Dim], &[self.seq(), width])
     }
 
     fn norm_op(&self, input: &str, name: &str) -> Op {
@@ -93,57 +132,91 @@ impl Builder<'_> {
             input: input.to_string(),
             centered: is_layer_norm,
             eps: self.config.norm_eps,
-            weight: self.weight_name(&format!("{name}.weight")),
+            weight: self.path(&format!("{name}.weight")),
             unit_offset: self.config.norm_unit_offset,
             bias: (is_layer_norm && self.config.bias.norm)
-                .then(|| self.weight_name(&format!("{name}.bias"))),
+                .then(|| self.path(&format!("{name}.bias"))),
         }
     }
 
     fn linear_op(&self, input: &str, name: &str, bias: bool, heads: Option<usize>) -> Op {
         Op::Linear {
             input: input.to_string(),
-            weight: self.weight_name(&format!("{name}.weight")),
-            bias: bias.then(|| self.weight_name(&format!("{name}.bias"))),
+            weight: self.path(&format!("{name}.weight")),
+            bias: bias.then(|| self.path(&format!("{name}.bias"))),
             heads,
             transposed: false,
         }
     }
 
+    /// Embedding and positions; returns the tensor that the first block reads, to which it adds positions if
+    /// there are any and no norm comes first.
     fn embed(&mut self) -> String {
-        let d = self.config.d_model;
+        let (config, d) = (self.config, self.config.d_model);
+        let has_own_table = self.stack == Input::Source && !config.share_embeddings;
+        let table = "token_embedding.weight";
         let op = Op::Embed {
-            table: "token_embedding.weight".to_string(),
-            scale: self.config.embedding_scale,
-        };
-        let x = self.push_per_token("hook_embed", op, d);
-        let op = match self.config.position {
-            Position::Learned => Op::LearnedPositions {
-                table: "position_embedding.weight".to_string(),
+            table: if has_own_table {
+                self.path(table)
+            } else {
+                table.to_string()
             },
-            Position::Sinusoidal => Op::Sinusoidal,
-            Position::Rotary | Position::Alibi | Position::None => return x,
+            scale: config.embedding_scale,
         };
-        self.push_per_token("hook_pos_embed", op, d);
-        x
+        let mut x = self.push_per_token("hook_embed", op, d);
+        let op = match config.position {
+            Position::Learned => Some(Op::LearnedPositions {
+                table: self.path("position_embedding.weight"),
+            }),
+            Position::Sinusoidal => Some(Op::Sinusoidal),
+            Position::Rotary | Position::Alibi | Position::None => None,
+        };
+        let has_positions = op.is_some();
+        if let Some(op) = op {
+            self.push_per_token("hook_pos_embed", op, d);
+        }
+        if !self.has_embedding_norm() {
+            return x;
+        }
+        if has_positions {
+            let b = self.path("hook_pos_embed");
+            x = self.push_per_token("hook_embed_sum", Op::Add { a: x, b }, d);
+            self.mark_unobserved();
+        }
+        let op = self.norm_op(&x, "embedding_norm");
+        self.push_per_token("hook_full_embed", op, d)
     }
 
-    fn block(&mut self, x: &str) -> String {
+    fn has_embedding_norm(&self) -> bool {
+        self.config.embedding_norm && self.config.norm != NormKind::None
+    }
+
+    /// The operation behind the input of a block.
+    fn block_input(&mut self, x: &str) -> Op {
+        let has_positions = matches!(
+            self.config.position,
+            Position::Learned | Position::Sinusoidal
+        );
+        if self.layer != Some(0) || !has_positions || self.has_embedding_norm() {
+            return Op::Copy {
+                input: x.to_string(),
+            };
+        }
+        let layer = self.layer.take();
+        let b = self.path("hook_pos_embed");
+        self.layer = layer;
+        Op::Add {
+            a: x.to_string(),
+            b,
+        }
+    }
+
+    /// A block of the current stack, with cross-attention if it has the encoder's output.
+    fn block(&mut self, x: &str, encoded: Option<&str>) -> String {
         let (config, d) = (self.config, self.config.d_model);
         let pre_norm =
             config.norm != NormKind::None && config.norm_placement != NormPlacement::Post;
-        let adds_positions = self.layer == Some(0)
-            && matches!(config.position, Position::Learned | Position::Sinusoidal);
-        let op = if adds_positions {
-            Op::Add {
-                a: x.to_string(),
-                b: "hook_pos_embed".to_string(),
-            }
-        } else {
-            Op::Copy {
-                input: x.to_string(),
-            }
-        };
+        let op = self.block_input(x);
         let resid = self.push_per_token("hook_resid_pre", op, d);
         let input = if pre_norm {
             let op = self.norm_op(&resid, "attention_norm");
@@ -158,10 +231,18 @@ impl Builder<'_> {
             "attention_norm",
             ["hook_attn_sum", "ln1.hook_normalized"],
         );
+        let (x, mid) = match encoded {
+            Some(encoded) => {
+                let resid = self.push_per_token("hook_resid_mid", x, d);
+                let x = self.cross_attention(&resid, encoded, pre_norm);
+                (x, "hook_resid_mid_cross")
+            }
+            None => (x, "hook_resid_mid"),
+        };
         if config.feed_forward == FeedForwardKind::None {
             return self.push_per_token("hook_resid_post", x, d);
         }
-        let resid_mid = self.push_per_token("hook_resid_mid", x, d);
+        let resid_mid = self.push_per_token(mid, x, d);
         let mlp_read = if config.parallel {
             resid
         } else {
@@ -217,85 +298,6 @@ impl Builder<'_> {
         Op::Copy { input }
     }
 
-    fn attention(&mut self, input: &str) -> String {
-        let config = self.config;
-        let (n, n_kv) = (config.n_heads, config.kv_heads());
-        let q = self.query_or_key("q", "query", input, n);
-        let k = self.query_or_key("k", "key", input, n_kv);
-        let op = self.linear_op(input, "attention.value", config.bias.qkv, Some(n_kv));
-        let v = self.push_per_head("attn.hook_v", op, n_kv);
-        let (q, k) = if config.position == Position::Rotary {
-            let is_local = self.layer.is_some_and(|layer| config.is_local(layer));
-            let frequencies = if is_local {
-                config.rotary.local_frequencies(config.head_dim())
-            } else {
-                config.rotary.frequencies(config.head_dim())
-            };
-            let rope = |input: &str| Op::Rope {
-                input: input.to_string(),
-                frequencies: frequencies.clone(),
-            };
-            let (rope_q, rope_k) = (rope(&q), rope(&k));
-            (
-                self.push_per_head("attn.hook_rot_q", rope_q, n),
-                self.push_per_head("attn.hook_rot_k", rope_k, n_kv),
-            )
-        } else {
-            (q, k)
-        };
-        let slopes = if config.position == Position::Alibi {
-            alibi_slopes(n)
-        } else {
-            Vec::new()
-        };
-        let scale = config.score_scale(self.layer.unwrap_or(0));
-        let op = Op::Scores {
-            q,
-            k,
-            scale,
-            default_scale: scale.to_bits() == (config.head_dim() as f64).sqrt().recip().to_bits(),
-            cap: config.score_soft_cap,
-            causal: true,
-            window: self.layer.and_then(|layer| config.window(layer)),
-            slopes,
-        };
-        let input = self.push_square("attn.hook_attn_scores", op);
-        let pattern = self.push_square("attn.hook_pattern", Op::Softmax { input });
-        let z = self.push_per_head("attn.hook_z", Op::WeightedSum { pattern, v }, n);
-        let bias = config.output_projection && config.bias.attention_output;
-        let op = Op::OutputProjection {
-            input: z,
-            weight: config
-                .output_projection
-                .then(|| self.weight_name("attention.output.weight")),
-            bias: bias.then(|| self.weight_name("attention.output.bias")),
-        };
-        self.sublayer_output("hook_attn_out", op, "attention_post_norm")
-    }
-
-    fn query_or_key(&mut self, letter: &str, name: &str, input: &str, heads: usize) -> String {
-        let config = self.config;
-        let linear = self.linear_op(
-            input,
-            &format!("attention.{name}"),
-            config.bias.qkv,
-            Some(heads),
-        );
-        if !config.qk_norm {
-            return self.push_per_head(&format!("attn.hook_{letter}"), linear, heads);
-        }
-        let input = self.push_per_head(&format!("attn.hook_{letter}_before_norm"), linear, heads);
-        let op = Op::Norm {
-            input,
-            centered: false,
-            eps: config.norm_eps,
-            weight: self.weight_name(&format!("attention.{name}_norm.weight")),
-            unit_offset: config.norm_unit_offset,
-            bias: None,
-        };
-        self.push_per_head(&format!("attn.hook_{letter}"), op, heads)
-    }
-
     fn feed_forward(&mut self, input: &str) -> String {
         let config = self.config;
         let (d_ff, bias) = (config.d_ff(), config.bias.feed_forward);
@@ -315,13 +317,38 @@ impl Builder<'_> {
         self.sublayer_output("hook_mlp_out", down, "feed_forward_post_norm")
     }
 
-    fn head(&mut self, x: &str) {
+    /// The norm after the last block of a stack, if there is one.
+    fn final_norm(&mut self, x: String) -> String {
+        if !self.config.has_final_norm() {
+            return x;
+        }
+        let op = self.norm_op(&x, "final_norm");
+        self.push_per_token("ln_final.hook_normalized", op, self.config.d_model)
+    }
+
+    /// The layer before the output layer, in models with `head_transform`.
+    fn head_transform(&mut self, x: &str) -> String {
+        let (config, d) = (self.config, self.config.d_model);
+        let op = self.linear_op(x, "head_transform.dense", config.bias.head, None);
+        let input = self.push_per_token("mlm_head.hook_pre", op, d);
+        self.mark_unobserved();
+        let function = ActivationFn::from_kind(config.feed_forward);
+        let op = Op::Activate { input, function };
+        if config.norm == NormKind::None {
+            return self.push_per_token("mlm_head.hook_normalized", op, d);
+        }
+        let x = self.push_per_token("mlm_head.hook_post", op, d);
+        self.mark_unobserved();
+        let op = self.norm_op(&x, "head_transform.norm");
+        self.push_per_token("mlm_head.hook_normalized", op, d)
+    }
+
+    fn head(&mut self, x: String) {
         let config = self.config;
-        let x = if config.has_final_norm() {
-            let op = self.norm_op(x, "final_norm");
-            self.push_per_token("ln_final.hook_normalized", op, config.d_model)
+        let x = if config.head_transform {
+            self.head_transform(&x)
         } else {
-            x.to_string()
+            x
         };
         let weight = if config.tied_head {
             "token_embedding.weight"
@@ -335,7 +362,10 @@ impl Builder<'_> {
             heads: None,
             transposed: config.tied_head,
         };
-        let (axes, shape) = ([Axis::Position, Axis::Token], [self.seq, config.vocab_size]);
+        let (axes, shape) = (
+            [Axis::Position, Axis::Token],
+            [self.seq(), config.vocab_size],
+        );
         let op = match config.logit_soft_cap {
             Some(cap) => {
                 let input = self.push("logits_before_cap", op, &axes, &shape);

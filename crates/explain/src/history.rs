@@ -1,6 +1,7 @@
 //! Attention and predictions for probe sentences over the training of a run.
 
 use nextword_generate::{TextGenerator, TextOptions};
+use nextword_model::Architecture;
 use serde::{Deserialize, Serialize};
 
 use crate::graph::PROBABILITIES;
@@ -77,12 +78,15 @@ pub struct TrainingStep {
 /// Takes a snapshot of attention and predictions for `prompt`.
 ///
 /// # Errors
-/// The errors of [`Explainer::explain`].
+/// The errors of [`Explainer::explain`]; [`ExplainError::Model`] for models that do not continue their prompt.
 pub fn snapshot(
     generator: TextGenerator,
     prompt: &str,
     options: &TextOptions,
 ) -> Result<Snapshot, ExplainError> {
+    let continuing = [Architecture::Decoder, Architecture::Prefix];
+    let config = generator.model().config();
+    config.require(&continuing, "record attention during training")?;
     let explainer = Explainer::new(generator);
     let explanation = explainer.explain(prompt, options)?;
     let trace = &explanation.trace;

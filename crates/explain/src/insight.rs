@@ -4,7 +4,8 @@ use nextword_model::NormPlacement;
 use serde::{Deserialize, Serialize};
 
 use crate::adapted::{BASE, LORA_A};
-use crate::evaluate::{moments, softmax};
+use crate::array::Array;
+use crate::evaluate::{Arrays, eval_node, moments};
 use crate::explainer::Explanation;
 use crate::graph::{Node, Op, PROBABILITIES};
 
@@ -130,7 +131,7 @@ impl Explanation<'_> {
             let actual = actual.map(|id| self.token_prob(id, row[id as usize]));
             Prediction {
                 position,
-                in_prompt: position + 1 < trace.prompt_len,
+                in_prompt: trace.sample_after(position).is_none(),
                 surprisal: actual.as_ref().map(|token| -token.probability.log2()),
                 actual,
                 top: self.top_tokens(row, count),
@@ -150,9 +151,10 @@ impl Explanation<'_> {
     pub(crate) fn logit_lens_at(&self, count: usize, positions: &[usize]) -> Vec<LensStage> {
         let trace = &self.trace;
         let is_stage = |node: &&Node| {
-            node.name.contains("hook_resid_mid")
-                || node.name.contains("hook_resid_post")
-                || node.name == "blocks.0.hook_resid_pre"
+            let is_after_sublayer =
+                node.name.contains("hook_resid_mid") || node.name.contains("hook_resid_post");
+            let is_embedding = node.name == "blocks.0.hook_resid_pre";
+            !node.is_in_encoder() && (is_after_sublayer || is_embedding)
         };
         let stages = trace.graph.iter().filter(is_stage);
         stages
@@ -160,6 +162,11 @@ impl Explanation<'_> {
                 let layer = node.layer.unwrap_or(0) + 1;
                 let after = if node.name.ends_with("pre") {
                     "the embedding".to_string()
+                } else if trace.config.has_encoder()
+                    && !node.name.ends_with("mid")
+                    && (node.name.ends_with("mid_cross") || trace.config.d_ff() == 0)
+                {
+                    format!("cross-attention of layer {layer}")
                 } else if node.name.ends_with("mid") || trace.config.d_ff() == 0 {
                     format!("attention of layer {layer}")
                 } else {
@@ -182,40 +189,30 @@ impl Explanation<'_> {
             .collect()
     }
 
-    /// The probabilities that the final norm and the output layer compute from a residual vector.
+    /// The probabilities that the model computes from the residual vector `x` as the output of its last block.
     fn unembed(&self, x: &[f64]) -> Vec<f64> {
-        let mut x = x.to_vec();
-        for node in self.trace.graph.iter().filter(|node| node.layer.is_none()) {
-            if matches!(node.op, Op::Norm { .. }) {
-                x = self.normalize(node, &x, &x, true);
-            }
+        let graph = &self.trace.graph;
+        let blocks = graph.iter().rposition(|node| node.layer.is_some());
+        let (blocks, after) = graph.split_at(blocks.map_or(0, |last| last + 1));
+        let row = |width: usize| vec![1, width];
+        let input = Array {
+            shape: row(x.len()),
+            data: x.to_vec(),
+        };
+        let last = blocks.last().map(|node| node.name.clone());
+        let mut values: Arrays = last.map(|name| (name, input)).into_iter().collect();
+        for node in after {
+            let node = Node {
+                shape: row(node.shape[1]),
+                ..node.clone()
+            };
+            let value = eval_node(&node, &values, self.explainer.weights(), &[]);
+            values.insert(node.name, value);
         }
-        let weights = self.explainer.weights();
-        let bias = weights.get("head.bias").map(|bias| bias.data.clone());
-        let mut logits = bias.unwrap_or_else(|| vec![0.0; self.trace.config.vocab_size]);
-        match weights.get("head.weight") {
-            Some(head) => {
-                for (row, x) in head.rows().zip(&x) {
-                    for (logit, w) in logits.iter_mut().zip(row) {
-                        *logit += w * x;
-                    }
-                }
-            }
-            None => {
-                let table = weights["token_embedding.weight"].rows();
-                for (logit, row) in logits.iter_mut().zip(table) {
-                    *logit += row.iter().zip(&x).map(|(w, x)| w * x).sum::<f64>();
-                }
-            }
-        }
-        if let Some(cap) = self.trace.config.logit_soft_cap {
-            for logit in &mut logits {
-                *logit = cap * (*logit / cap).tanh();
-            }
-        }
-        let mut probabilities = vec![0.0; logits.len()];
-        softmax(&logits, &mut probabilities);
-        probabilities
+        values
+            .remove(PROBABILITIES)
+            .map(|p| p.data)
+            .unwrap_or_default()
     }
 
     /// The output layer's weights for `token`.
@@ -266,7 +263,8 @@ impl Explanation<'_> {
     }
 
     /// How much embeddings, heads and layers added to the logit of `token` at `position`. Norms use
-    /// their actual scale, so that the logit is a sum.
+    /// their actual scale, so that the logit is a sum. Of an encoder-decoder model, the parts are those of the decoder.
+    /// In models with `head_transform` a logit is not such a sum.
     pub fn contribution(&self, position: usize, token: u32) -> Contribution {
         let trace = &self.trace;
         let mut parts = ResidualParts::default();
@@ -313,6 +311,9 @@ impl Explanation<'_> {
 
     /// Applies `node` to the parts of the residual stream at `position`.
     fn track_parts(&self, node: &Node, position: usize, parts: &mut ResidualParts) {
+        if node.is_in_encoder() {
+            return;
+        }
         let values = &self.trace.values;
         let hook = node.name.rsplit_once("hook_").map_or("", |(_, hook)| hook);
         let hook = hook.strip_suffix(BASE).unwrap_or(hook);
@@ -334,6 +335,7 @@ impl Explanation<'_> {
             (Op::AddScaled { b, scale, .. }, hook) => {
                 let sublayer = match hook.trim_end_matches("_before_norm") {
                     "attn_out" => "attention output",
+                    "cross_attn_out" => "cross-attention output",
                     "mlp_out" => "feed-forward output",
                     _ => return,
                 };
@@ -378,8 +380,9 @@ impl Explanation<'_> {
     ) -> Option<usize> {
         let post = self.trace.config.norm_placement == NormPlacement::Post;
         match hook {
-            "attn_out" | "mlp_out" => Some(parts.sublayer_start),
+            "attn_out" | "cross_attn_out" | "mlp_out" => Some(parts.sublayer_start),
             "normalized" if post || node.layer.is_none() => Some(0),
+            "full_embed" => Some(0),
             _ => None,
         }
     }
@@ -414,11 +417,21 @@ impl Explanation<'_> {
                     None => x[head * width + i] = *z,
                 }
             }
-            let name = format!("head {} of layer {layer}", head + 1);
+            let kind = if node.is_cross() {
+                "cross-attention head"
+            } else {
+                "head"
+            };
+            let name = format!("{kind} {} of layer {layer}", head + 1);
             parts.add(&name, node.layer, Some(head), x);
         }
         if let Some(bias) = bias {
-            let name = format!("attention bias of layer {layer}");
+            let kind = if node.is_cross() {
+                "cross-attention"
+            } else {
+                "attention"
+            };
+            let name = format!("{kind} bias of layer {layer}");
             parts.add(&name, node.layer, None, weights[bias].data.clone());
         }
     }

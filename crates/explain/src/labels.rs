@@ -1,5 +1,7 @@
 //! Names of the steps: the standard term first, then StatQuest's term and other names.
 
+mod stacks;
+
 use std::borrow::Cow;
 
 use serde::Serialize;
@@ -7,6 +9,8 @@ use serde::Serialize;
 use crate::adapted::{BASE, LORA_A, LORA_B};
 use crate::graph::{Node, Op, PROBABILITIES};
 use crate::reasons::reason;
+
+use self::stacks::in_stack;
 
 /// The names of a tensor, its formula and its purpose.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -28,7 +32,7 @@ pub struct Label {
 pub fn label(node: &Node) -> Label {
     let label = Label {
         why: reason(node),
-        ..label_with_bias(node)
+        ..in_stack(node, label_with_bias(node))
     };
     let (Op::Linear { bias: None, .. }
     | Op::OutputProjection { bias: None, .. }
@@ -215,7 +219,9 @@ fn norm_label(node: &Node, centered: bool, unit_offset: bool) -> Label {
             "Queries and keys are scaled to the same size, so that attention scores stay moderate.",
         );
     }
-    let term = if node.name.ends_with("attn_out") {
+    let term = if node.name.ends_with("full_embed") {
+        "normalized embedding"
+    } else if node.name.ends_with("attn_out") {
         "normalized attention output"
     } else if node.name.ends_with("mlp_out") {
         "normalized feed-forward output"
@@ -316,7 +322,7 @@ fn label_by_hook(name: &str, is_sum: bool) -> Label {
             "[z of all heads] W + b",
             "The outputs of all heads, projected back to the width of the residual stream.",
         ),
-        "resid_pre" if is_sum => new_label(
+        "resid_pre" | "embed_sum" if is_sum => new_label(
             "token embedding + position encoding",
             "input of the first layer",
             "embedding + position",
@@ -328,13 +334,19 @@ fn label_by_hook(name: &str, is_sum: bool) -> Label {
             "unchanged",
             "Each token's vector as output by the previous layer.",
         ),
-        "resid_mid" | "resid_post" | "attn_sum" | "mlp_sum" if is_sum => new_label(
-            "residual connection",
-            "skip connection; the new residual stream",
-            "residual stream + sublayer output",
-            "The layer adds to each token's vector instead of replacing it.",
-        ),
-        "resid_mid" | "resid_post" | "attn_sum" | "mlp_sum" => new_label(
+        "resid_mid" | "resid_mid_cross" | "resid_post" | "attn_sum" | "cross_attn_sum"
+        | "mlp_sum"
+            if is_sum =>
+        {
+            new_label(
+                "residual connection",
+                "skip connection; the new residual stream",
+                "residual stream + sublayer output",
+                "The layer adds to each token's vector instead of replacing it.",
+            )
+        }
+        "resid_mid" | "resid_mid_cross" | "resid_post" | "attn_sum" | "cross_attn_sum"
+        | "mlp_sum" => new_label(
             "residual stream",
             "output of the layer",
             "unchanged",

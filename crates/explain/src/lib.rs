@@ -71,14 +71,15 @@ pub const SCHEMA: &str = include_str!("assets/schema.json");
 
 pub use adapted::{AdaptedModule, AdaptedModules, graph_with_adapter};
 pub use adapter_report::{AdapterReport, AdapterToken, ModuleChange};
-pub use address::{Address, TOKENS};
+pub use address::{Address, SOURCE_TOKENS, TOKENS};
 pub use array::Array;
 pub use derive::{Derivation, Operand};
 pub use error::ExplainError;
-pub use explainer::{Explainer, Explanation};
+pub use evaluate::{DisabledHead, Inputs};
+pub use explainer::{EncodedPrompt, Explainer, Explanation};
 pub use formula::format_number;
 pub use gradient_step::{GradientNorm, GradientStep};
-pub use graph::{Axis, Node, Op};
+pub use graph::{AttentionKind, Axis, Input, Lengths, Node, Op};
 pub use insight::{Contribution, LensStage, Part, Prediction, TokenProb};
 pub use labels::{Label, label};
 pub use report::{

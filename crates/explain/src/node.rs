@@ -1,7 +1,10 @@
 //! The operations of the forward pass.
 
-use nextword_model::FeedForwardKind;
-use serde::Serialize;
+use nextword_model::{Architecture, FeedForwardKind};
+use serde::{Deserialize, Serialize};
+
+/// Begins the names of tensors and weights of the encoder in encoder-decoder models.
+pub(crate) const ENCODER: &str = "encoder.";
 
 /// The meaning of a tensor axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -29,6 +32,87 @@ impl Axis {
             Self::Head => "head",
             Self::Dim => "dim",
             Self::Token => "token",
+        }
+    }
+}
+
+/// Which tokens the rows of a tensor belong to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Input {
+    /// The input of the only stack, or of the decoder.
+    #[default]
+    Target,
+    /// The input of the encoder in encoder-decoder models.
+    Source,
+}
+
+impl Input {
+    #[allow(clippy::trivially_copy_pass_by_ref)] // Serde's signature.
+    fn is_target(&self) -> bool {
+        *self == Self::Target
+    }
+}
+
+/// The attention that a head belongs to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttentionKind {
+    /// Self-attention of the only stack, or of the decoder.
+    #[default]
+    Own,
+    /// Self-attention of the encoder in encoder-decoder models.
+    Encoder,
+    /// Attention of the decoder to the encoder's output.
+    Cross,
+}
+
+impl AttentionKind {
+    /// The attention that `node` is part of.
+    pub fn of(node: &Node) -> Self {
+        if node.is_in_encoder() {
+            Self::Encoder
+        } else if node.is_cross() {
+            Self::Cross
+        } else {
+            Self::Own
+        }
+    }
+
+    #[allow(clippy::trivially_copy_pass_by_ref)] // Serde's signature.
+    pub(crate) fn is_own(&self) -> bool {
+        *self == Self::Own
+    }
+}
+
+/// Number of tokens of each input of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lengths {
+    /// Tokens of the only stack, or of the decoder.
+    pub target: usize,
+    /// Tokens of the encoder in encoder-decoder models; without effect in others.
+    pub source: usize,
+    /// Tokens of the prompt in prefix models, which see each other; without effect in others.
+    pub prompt: usize,
+}
+
+impl From<usize> for Lengths {
+    /// A prompt of `count` tokens, without completion.
+    fn from(count: usize) -> Self {
+        Self {
+            target: count,
+            source: count,
+            prompt: count,
+        }
+    }
+}
+
+impl Lengths {
+    /// The number of tokens of `input`.
+    pub fn of(self, input: Input) -> usize {
+        match input {
+            Input::Target => self.target,
+            Input::Source => self.source,
         }
     }
 }
@@ -93,7 +177,8 @@ pub enum Op {
         frequencies: Vec<f64>,
     },
     /// `q . k * scale`, and minus infinity where masked. `default_scale`: the scale is `1 / sqrt(d)`.
-    /// `causal`: later tokens are masked, as are those outside the window; otherwise nothing is masked.
+    /// `causal`: later tokens are masked, except among the first `prefix` ones; otherwise no token is. With a
+    /// window, tokens at that distance or more are masked.
     /// With a cap: `cap * tanh(x / cap)`. With slopes (`ALiBi`): minus slope times distance.
     Scores {
         q: String,
@@ -103,6 +188,8 @@ pub enum Op {
         default_scale: bool,
         cap: Option<f64>,
         causal: bool,
+        #[serde(skip_serializing_if = "is_zero")]
+        prefix: usize,
         window: Option<usize>,
         slopes: Vec<f64>,
     },
@@ -133,6 +220,28 @@ pub enum Op {
         input: String,
         cap: f64,
     },
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // Serde's signature.
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+impl Op {
+    /// Whether a query attends to a key, both by their positions. True for operations other than scores.
+    pub fn is_visible(&self, query: usize, key: usize) -> bool {
+        let Self::Scores {
+            causal,
+            prefix,
+            window,
+            ..
+        } = self
+        else {
+            return true;
+        };
+        let in_order = !causal || key <= query || query.max(key) < *prefix;
+        in_order && window.is_none_or(|window| query.abs_diff(key) < window)
+    }
 }
 
 /// An activation function.
@@ -180,8 +289,17 @@ impl ActivationFn {
 pub struct Node {
     /// Name as in `TransformerLens`.
     pub name: String,
-    /// The block; `None` outside of blocks.
+    /// The block of its stack; `None` outside of blocks.
     pub layer: Option<usize>,
+    /// The tokens that its rows (positions or queries) belong to.
+    #[serde(skip_serializing_if = "Input::is_target")]
+    pub rows: Input,
+    /// The tokens that its keys belong to, if it has a key axis.
+    #[serde(skip_serializing_if = "Input::is_target")]
+    pub keys: Input,
+    /// The architecture of the model.
+    #[serde(skip)]
+    pub architecture: Architecture,
     /// How it is computed from others.
     pub op: Op,
     /// Meaning of each axis.
@@ -195,6 +313,21 @@ pub struct Node {
 }
 
 impl Node {
+    /// Whether it is part of cross-attention, between queries of the decoder and the encoder's output.
+    pub fn is_cross(&self) -> bool {
+        self.name.contains("cross_attn") || self.name.contains("ln_cross")
+    }
+
+    /// Whether it is part of the encoder of an encoder-decoder model.
+    pub fn is_in_encoder(&self) -> bool {
+        self.name.starts_with(ENCODER)
+    }
+
+    /// Whether the tokens of its stack see each other in both directions.
+    pub fn is_bidirectional(&self) -> bool {
+        self.is_in_encoder() || self.architecture == Architecture::Encoder
+    }
+
     /// Whether it has both a query and a key axis.
     pub fn is_square(&self) -> bool {
         self.axes.contains(&Axis::Key)

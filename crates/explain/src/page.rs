@@ -114,7 +114,7 @@ impl Panel {
         };
         let room = MAX_PAGE_BYTES.saturating_sub(weights_len + RESERVED_BYTES);
         let mut options = options.clone();
-        let values = count_values(config, explanation.trace.ids.len());
+        let values = count_values(config, explanation.trace.lengths());
         if values > SHORT_PROMPT_VALUES && options.layers.is_none() {
             options.max_values = options.max_values.min(room / packed_len(1)).max(1);
         }

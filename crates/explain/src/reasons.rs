@@ -24,7 +24,28 @@ pub(crate) fn reason(node: &Node) -> &'static str {
             "When query and key are both rotated, their product depends only on how far apart the two \
              tokens are, and a rotation does not change their lengths."
         }
-        Op::Scores { default_scale, .. } => score_reason(*default_scale),
+        Op::Scores {
+            default_scale,
+            causal,
+            ..
+        } => score_reason(*default_scale, *causal),
+        Op::Softmax { .. } if node.name == PROBABILITIES && node.is_bidirectional() => {
+            "Probabilities can be compared, and they can be graded: the loss in training is −ln of the \
+             probability of the token that really stood there."
+        }
+        Op::WeightedSum { .. } if node.is_cross() => {
+            "This is where the output learns about the input: the decoder's own tokens say nothing about it."
+        }
+        Op::Linear { .. } if node.is_cross() => {
+            "Queries come from the decoder, keys and values from the encoder's output, so that each word of the \
+             output can look up the words of the input that matter for it."
+        }
+        Op::Linear { .. } | Op::Activate { .. } | Op::Norm { .. }
+            if node.name.starts_with("mlm_head") =>
+        {
+            "The blocks work out what a token means. This layer turns that into a form that can be compared with \
+             the embeddings of the vocabulary."
+        }
         Op::Softmax { .. } if node.name == PROBABILITIES => {
             "Probabilities can be sampled from, and they can be graded: the loss in training is −ln of \
              the probability of the token that really came next."
@@ -73,7 +94,7 @@ pub(crate) fn reason(node: &Node) -> &'static str {
         Op::SoftCap { .. } => {
             "The cap limits how sure of a token the model can become, which keeps training stable."
         }
-        Op::Add { b, .. } if b == "hook_pos_embed" => {
+        Op::Add { b, .. } if b.ends_with("hook_pos_embed") => {
             "Adding keeps the vector short, and the model learns to tell meaning and position apart."
         }
         Op::Add { .. } => {
@@ -85,16 +106,30 @@ pub(crate) fn reason(node: &Node) -> &'static str {
     }
 }
 
-fn score_reason(default_scale: bool) -> &'static str {
-    if default_scale {
-        "A product of longer vectors sums more terms: its typical size grows with √d. Divided by √d, scores \
-         stay moderate; large ones would make softmax put everything on one token, which leaves almost no \
-         gradient to learn from. Later tokens are masked, because they do not exist yet when the next one \
-         is predicted."
-    } else {
-        "The scale keeps scores moderate; large ones would make softmax put everything on one token, which \
-         leaves almost no gradient to learn from. Later tokens are masked, because they do not exist yet \
-         when the next one is predicted."
+fn score_reason(default_scale: bool, causal: bool) -> &'static str {
+    match (default_scale, causal) {
+        (true, true) => {
+            "A product of longer vectors sums more terms: its typical size grows with √d. Divided by √d, scores \
+             stay moderate; large ones would make softmax put everything on one token, which leaves almost no \
+             gradient to learn from. Later tokens are masked, because they do not exist yet when the next one \
+             is predicted."
+        }
+        (true, false) => {
+            "A product of longer vectors sums more terms: its typical size grows with √d. Divided by √d, scores \
+             stay moderate; large ones would make softmax put everything on one token, which leaves almost no \
+             gradient to learn from. No token is masked, because all of them are known before anything is \
+             predicted."
+        }
+        (false, true) => {
+            "The scale keeps scores moderate; large ones would make softmax put everything on one token, which \
+             leaves almost no gradient to learn from. Later tokens are masked, because they do not exist yet \
+             when the next one is predicted."
+        }
+        (false, false) => {
+            "The scale keeps scores moderate; large ones would make softmax put everything on one token, which \
+             leaves almost no gradient to learn from. No token is masked, because all of them are known before \
+             anything is predicted."
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::ExplainError;
 use crate::adapter_report::{AdapterReport, AdapterToken};
 use crate::explainer::Explanation;
 use crate::gradient_step::{GradientStep, gradient_steps};
-use crate::graph::{Axis, Node, PROBABILITIES};
+use crate::graph::{Axis, Input, Node, PROBABILITIES};
 use crate::head_notes::notes;
 use crate::insight::{Contribution, LensStage, Prediction, TokenProb};
 use crate::labels::{Label, label};
@@ -58,27 +58,31 @@ pub struct Report {
     pub prompt: String,
     /// Parts of it that are not in the vocabulary.
     pub unknown: Vec<String>,
-    /// Number of tokens removed from the start of the prompt to fit the context.
+    /// Number of tokens removed to fit the context: from the start of the prompt, or from the end of a source.
     pub truncated: usize,
-    /// The input tokens.
+    /// The input tokens; in encoder-decoder models those of the decoder.
     pub tokens: Vec<TokenInfo>,
+    /// The input tokens of the encoder in encoder-decoder models: the prompt.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub source: Vec<TokenInfo>,
     /// The tokens of the completion, and how each was sampled.
     #[serde(rename = "answer")]
     pub completion: Vec<SampledToken>,
-    /// Why generation stopped.
-    pub finish: FinishReason,
+    /// Why generation stopped; `None` in an encoder, which generates nothing.
+    pub finish: Option<FinishReason>,
     /// How tokens are sampled.
     pub sampling: SamplingConfig,
     /// The steps of the forward pass. Each computes one of the tensors below.
     pub steps: Vec<Step>,
     /// The tensors by name. Reports of large models omit some.
     pub tensors: BTreeMap<String, TensorValues>,
-    /// The next-token prediction at each position.
+    /// The next-token prediction at each position; in an encoder that of the token itself.
     #[serde(rename = "next_words")]
     pub predictions: Vec<Prediction>,
     /// The logit lens.
     pub lens: Vec<LensStage>,
-    /// Direct logit attribution of each sampled token.
+    /// Direct logit attribution of each sampled token. Empty in models with `head_transform`, whose logits are not
+    /// sums.
     pub contributions: Vec<Contribution>,
     /// One step of gradient descent on the loss after the prompt, towards the generated token and towards
     /// the most likely other one. Empty for large models and long prompts; without those that would not lower
@@ -130,6 +134,8 @@ pub struct TokenInfo {
 pub enum TokenOrigin {
     /// The prompt.
     Prompt,
+    /// The token with which every target of an encoder-decoder model starts.
+    Start,
     /// The completion.
     #[serde(rename = "answer")]
     Completion,
@@ -138,7 +144,7 @@ pub enum TokenOrigin {
 /// A token of the completion, and how it was sampled.
 #[derive(Clone, Debug, Serialize)]
 pub struct SampledToken {
-    /// The position after which it was sampled.
+    /// The position after which it was sampled, or in an encoder that of the masked token.
     pub after: usize,
     /// The token, with the model's probability (before temperature and filters).
     pub token: TokenProb,
@@ -227,7 +233,8 @@ impl Report {
             prompt: explanation.prompt.clone(),
             unknown: explanation.unknown.clone(),
             truncated: trace.truncated,
-            tokens: input_tokens(explanation),
+            tokens: input_tokens(explanation, Input::Target),
+            source: input_tokens(explanation, Input::Source),
             completion: sampled_tokens(explanation, options.top),
             finish: trace.finish.clone(),
             sampling: reported_sampling(explanation),
@@ -244,10 +251,9 @@ impl Report {
             contributions: trace
                 .samples
                 .iter()
-                .enumerate()
-                .map(|(n, sample)| {
-                    explanation.contribution(trace.prompt_len - 1 + n, sample.sampled.id)
-                })
+                .zip(&trace.sampled_at)
+                .filter(|_| !config.head_transform)
+                .map(|(sample, at)| explanation.contribution(*at, sample.sampled.id))
                 .collect(),
             training: gradient_steps(trace, explainer.weights(), &|id| explainer.token_text(id)),
             adapter: adapter_report(explanation, options.top)?,
@@ -323,7 +329,8 @@ impl Explanation<'_> {
         layer: usize,
         max_values: usize,
     ) -> Result<BTreeMap<String, TensorValues>, ExplainError> {
-        let layers = self.trace.config.n_layers;
+        let config = &self.trace.config;
+        let layers = config.n_layers.max(config.encoder_layers());
         if layer >= layers {
             return Err(ExplainError::Address {
                 address: format!("layer {layer}"),
@@ -357,7 +364,7 @@ fn lens_positions(trace: &Trace) -> Vec<usize> {
     let first = if end <= affordable {
         0
     } else {
-        (trace.prompt_len - 1).max(end.saturating_sub(affordable))
+        trace.focus().max(end.saturating_sub(affordable))
     };
     (first..end).collect()
 }
@@ -434,30 +441,35 @@ fn reported_sampling(explanation: &Explanation<'_>) -> SamplingConfig {
     sampling
 }
 
-fn input_tokens(explanation: &Explanation<'_>) -> Vec<TokenInfo> {
+fn input_tokens(explanation: &Explanation<'_>, input: Input) -> Vec<TokenInfo> {
     let trace = &explanation.trace;
-    let tokens = trace.ids.iter().enumerate();
+    let has_source = !trace.source.is_empty();
+    let tokens = trace.inputs().of(input).iter().enumerate();
     tokens
         .map(|(position, id)| TokenInfo {
             position,
             id: *id,
             text: explanation.explainer.token_text(*id),
-            origin: if position < trace.prompt_len {
-                TokenOrigin::Prompt
-            } else {
-                TokenOrigin::Completion
+            origin: match input {
+                Input::Source => TokenOrigin::Prompt,
+                Input::Target if position >= trace.prompt_len => TokenOrigin::Completion,
+                Input::Target if has_source => TokenOrigin::Start,
+                Input::Target => TokenOrigin::Prompt,
             },
-            pass: trace.passes[position],
+            pass: match input {
+                Input::Source => 0,
+                Input::Target => trace.passes[position],
+            },
         })
         .collect()
 }
 
 fn sampled_tokens(explanation: &Explanation<'_>, top: usize) -> Vec<SampledToken> {
     let trace = &explanation.trace;
-    let samples = trace.samples.iter().enumerate();
+    let samples = trace.samples.iter().zip(&trace.sampled_at);
     samples
-        .map(|(n, sample)| {
-            let after = trace.prompt_len - 1 + n;
+        .map(|(sample, after)| {
+            let after = *after;
             let id = sample.sampled.id;
             // Forbidden tokens count as omitted: JSON has no infinity.
             let allowed = sample.candidates.iter().filter(|c| c.adjusted.is_finite());

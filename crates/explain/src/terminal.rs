@@ -5,6 +5,7 @@ mod predictions;
 mod steps;
 
 use crate::explainer::Explanation;
+use crate::graph::Input;
 use crate::insight::TokenProb;
 use crate::report::{Report, TokenOrigin};
 
@@ -89,6 +90,7 @@ pub fn render(explanation: &Explanation<'_>, report: &Report, view: &View) -> St
     let longest = report
         .tokens
         .iter()
+        .chain(&report.source)
         .map(|token| display_width(&printable(&token.text)))
         .max();
     printer.token_width = longest.unwrap_or(0).clamp(4, LABEL_WIDTH);
@@ -202,7 +204,16 @@ impl Printer<'_> {
     }
 
     fn token(&self, position: usize) -> String {
-        let text = printable(&self.report.tokens[position].text);
+        self.token_of(Input::Target, position)
+    }
+
+    /// The text of a token of `input`, in the width of all tokens.
+    fn token_of(&self, input: Input, position: usize) -> String {
+        let tokens = match input {
+            Input::Target => &self.report.tokens,
+            Input::Source => &self.report.source,
+        };
+        let text = printable(&tokens[position].text);
         let mut text: String = if display_width(&text) > self.token_width {
             let start: String = text.chars().take(self.token_width - 1).collect();
             format!("{start}…")
@@ -276,7 +287,7 @@ impl Printer<'_> {
         );
         let title = self.style("1", &title);
         self.line(&title);
-        let prompt = self.report.tokens.iter();
+        let prompt = self.report.source.iter().chain(&self.report.tokens);
         let prompt: Vec<String> = prompt
             .filter(|token| token.origin == TokenOrigin::Prompt)
             .map(|token| printable(&token.text))
@@ -286,11 +297,21 @@ impl Printer<'_> {
             .map(|sampled| printable(&sampled.token.text))
             .collect();
         self.wrap("", &format!("prompt      {}", prompt.join(" · ")), "0");
-        self.wrap("", &format!("completion  {}", completion.join(" · ")), "0");
+        let name = if self.explanation.trace.predicts_masked() {
+            "predicted "
+        } else {
+            "completion"
+        };
+        self.wrap("", &format!("{name}  {}", completion.join(" · ")), "0");
         if self.report.truncated > 0 {
             let truncated = count_of(self.report.truncated, "token");
+            let end = if self.report.source.is_empty() {
+                "start"
+            } else {
+                "end"
+            };
             self.line(&format!(
-                "truncated: {truncated} at the start of the prompt did not fit the context"
+                "truncated: {truncated} at the {end} of the prompt did not fit the context"
             ));
         }
         if !self.report.unknown.is_empty() {

@@ -1,19 +1,18 @@
 //! Everything that the model computed for one prompt and its completion.
 
-use burn::tensor::{Tensor, TensorData};
-use nextword_generate::{
-    DecodeOptions, Decoder, FinishReason, History, Overflow, SampleKey, Sampler, SamplingConfig,
-    SamplingTrace, truncate_left,
-};
-use nextword_model::{Architecture, ForwardContext, ModelConfig, Transformer, weights};
+mod record;
 
-use crate::ExplainError;
-use crate::adapted::{AdaptedModules, adapted_modules, graph_with_adapter};
+use nextword_generate::{FinishReason, SamplingConfig, SamplingTrace};
+use nextword_model::{Architecture, ModelConfig};
+
+use crate::adapted::AdaptedModules;
 use crate::array::Array;
-use crate::evaluate::{Arrays, eval_node, evaluate};
-use crate::graph::{Node, Op, graph};
+use crate::evaluate::{Arrays, Inputs, eval_node, evaluate};
+use crate::graph::{Lengths, Node, Op};
 use crate::recorder::Recorder;
-use crate::verification::{Tolerance, Verification};
+use crate::verification::Verification;
+
+pub use self::record::count_values;
 
 /// Maximum number of values in one trace.
 pub const MAX_TRACE_VALUES: usize = 1 << 26;
@@ -29,6 +28,10 @@ pub struct TraceOptions {
     pub stop_ids: Vec<u32>,
     /// The BOS token, which is kept at the start when a long prompt is truncated.
     pub bos_id: Option<u32>,
+    /// The decoder's first token in encoder-decoder models.
+    pub start_id: Option<u32>,
+    /// The token whose positions an encoder predicts.
+    pub mask_id: Option<u32>,
 }
 
 impl Default for TraceOptions {
@@ -38,6 +41,8 @@ impl Default for TraceOptions {
             max_tokens: 1,
             stop_ids: Vec::new(),
             bos_id: None,
+            start_id: None,
+            mask_id: None,
         }
     }
 }
@@ -51,11 +56,14 @@ pub struct Trace {
     pub graph: Vec<Node>,
     /// The linear layers with a low-rank update, if the model has an adapter.
     pub adapted: AdaptedModules,
-    /// The input tokens: the prompt's, then those of the completion except its last.
+    /// The input tokens of the only stack, or of the decoder: the prompt's, or the token that begins a target, then
+    /// those of the completion except its last.
     pub ids: Vec<u32>,
-    /// Number of prompt tokens in `ids`.
+    /// Number of tokens in `ids` that are not part of the completion.
     pub prompt_len: usize,
-    /// Number of tokens removed from the start of the prompt to fit the context.
+    /// The input tokens of the encoder in encoder-decoder models: the prompt. Empty in others.
+    pub source: Vec<u32>,
+    /// Number of tokens removed to fit the context: from the start of a prompt, from the end of a source.
     pub truncated: usize,
     /// The forward pass that computed each position: pass 0 is the prefill, pass n the n-th decode step,
     /// which reads the keys and values of earlier positions from the KV cache.
@@ -65,10 +73,12 @@ pub struct Trace {
     pub values: Arrays,
     /// The same tensors, recomputed with plain loops in f64.
     pub reference: Arrays,
-    /// How each token of the completion was sampled.
+    /// How each token of the completion was sampled, or in an encoder each masked token.
     pub samples: Vec<SamplingTrace>,
-    /// Why generation stopped.
-    pub finish: FinishReason,
+    /// The position whose logits each of them was sampled from.
+    pub sampled_at: Vec<usize>,
+    /// Why generation stopped; `None` in an encoder, which generates nothing.
+    pub finish: Option<FinishReason>,
     /// The comparison of `values` with `reference`.
     pub verification: Verification,
     /// Bits per weight if the model's matrices are quantized.
@@ -76,106 +86,9 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// Generates a completion of `prompt` and records every intermediate value.
-    ///
-    /// # Errors
-    /// [`ExplainError::Generate`] if the prompt is invalid or the model computes NaN or infinity;
-    /// [`ExplainError::TooLarge`] if the trace would exceed [`MAX_TRACE_VALUES`].
-    pub fn record(
-        model: &Transformer,
-        all_weights: &Arrays,
-        prompt: &[u32],
-        options: &TraceOptions,
-    ) -> Result<Self, ExplainError> {
-        let config = model.config().clone();
-        config.require(&[Architecture::Decoder], "explain the model")?;
-        let adapted = adapted_modules(model);
-        let tokens = prompt.len().saturating_add(options.max_tokens);
-        check_size(&config, &adapted, tokens)?;
-        let mut recorder = Recorder::new(config.position);
-        let decode_options = DecodeOptions {
-            sampling: options.sampling.clone(),
-            max_tokens: options.max_tokens.max(1),
-            stop_ids: options.stop_ids.clone(),
-            overflow: Overflow::Stop,
-            bos_id: options.bos_id,
-            start_id: None,
-            first_sequence: 0,
-        };
-        let mut decoder = Decoder::new(model, &[prompt.to_vec()], decode_options)?;
-        let sampler = Sampler::new(options.sampling.clone())?;
-        let mut history = History::new(prompt);
-        let mut step_logits: Vec<Vec<f32>> = Vec::new();
-        let mut samples = Vec::new();
-        while !decoder.is_done() {
-            for token in decoder.step_with_probe(&mut recorder)? {
-                let logits = recorder.last("logits").unwrap_or_default().to_vec();
-                let key = SampleKey {
-                    sequence: 0,
-                    position: samples.len() as u64,
-                };
-                samples.push(sampler.trace(&logits, &history, key)?);
-                history.push(token.sampled.id);
-                step_logits.push(logits);
-            }
-        }
-        let Some(sequence) = decoder.into_sequences().pop() else {
-            unreachable!("one prompt, one sequence");
-        };
-        let prompt_len = prompt.len() - sequence.truncated;
-        let mut ids = prompt.to_vec();
-        truncate_left(&mut ids, options.bos_id, prompt_len);
-        ids.extend(&sequence.ids()[..samples.len() - 1]);
-        let bits = model.bits();
-        let passes = (0..ids.len()).map(|at| (at + 1).saturating_sub(prompt_len));
-        let mut trace = Self {
-            graph: graph_with_adapter(&config, ids.len(), &adapted),
-            adapted,
-            prompt_len,
-            truncated: sequence.truncated,
-            passes: passes.collect(),
-            values: Arrays::new(),
-            reference: Arrays::new(),
-            samples,
-            finish: sequence.finish,
-            verification: Verification::new(bits.map_or(Tolerance::F32, |_| Tolerance::QUANTIZED)),
-            bits,
-            config,
-            ids,
-        };
-        let mut rows = trace.prompt_logits(model, &recorder);
-        rows.extend(step_logits);
-        recorder.replace("logits", rows);
-        trace.collect_values(all_weights, recorder);
-        Ok(trace)
-    }
-
-    /// Logits at each position of the prompt except the last, row by row as generation computes them.
-    fn prompt_logits(&self, model: &Transformer, recorder: &Recorder) -> Vec<Vec<f32>> {
-        let last = self.config.n_layers - 1;
-        let name = if self.config.has_final_norm() {
-            "ln_final.hook_normalized".to_string()
-        } else {
-            format!("blocks.{last}.hook_resid_post")
-        };
-        let hidden = recorder.first(&name).unwrap_or_default();
-        let (d, device) = (self.config.d_model, model.device());
-        let rows = hidden.chunks_exact(d).take(self.prompt_len - 1);
-        rows.map(|row| {
-            let row = TensorData::new(row.to_vec(), [1, 1, d]);
-            let row = Tensor::<3>::from_data(row, &device);
-            weights::to_f32_vec(
-                model
-                    .logits(row, &mut ForwardContext::inference())
-                    .into_data(),
-            )
-        })
-        .collect()
-    }
-
     /// Assembles the recorded tensors and compares them with their recomputation.
     fn collect_values(&mut self, all_weights: &Arrays, mut recorder: Recorder) {
-        self.reference = evaluate(&self.graph, all_weights, &self.ids, &[]);
+        self.reference = evaluate(&self.graph, all_weights, self.inputs(), &[]);
         for node in &self.graph {
             let masked = match node.op {
                 Op::Scores { .. } => f64::NEG_INFINITY,
@@ -189,7 +102,7 @@ impl Trace {
             } else {
                 // A value that the forward pass does not report, such as a probability, follows from the
                 // model's own operands, and is compared with the recomputation like all others.
-                let step = eval_node(node, &self.values, all_weights, &self.ids);
+                let step = eval_node(node, &self.values, all_weights, self.inputs());
                 let value = recorded.unwrap_or_else(|| step.clone());
                 let count = self.count_visible(node, value.data.len());
                 self.verification
@@ -203,13 +116,61 @@ impl Trace {
 
     /// Number of the `len` values of `node` that are not masked.
     fn count_visible(&self, node: &Node, len: usize) -> usize {
+        let is_visible = |at: &usize| self.is_value_visible(node, *at);
+        (0..len).filter(is_visible).count()
+    }
+
+    /// Whether the value at `offset` in `node` is not masked.
+    fn is_value_visible(&self, node: &Node, offset: usize) -> bool {
         if !node.is_square() {
-            return len;
+            return true;
         }
-        let seq = self.ids.len();
-        (0..len)
-            .filter(|at| self.is_visible(node, at / seq % seq, at % seq))
-            .count()
+        let (queries, keys) = (node.shape[1], node.shape[2]);
+        self.is_visible(node, offset / keys % queries, offset % keys)
+    }
+
+    /// The tokens that the model reads.
+    pub fn inputs(&self) -> Inputs<'_> {
+        Inputs {
+            target: &self.ids,
+            source: &self.source,
+        }
+    }
+
+    /// The tokens before the completion.
+    pub fn prompt_inputs(&self) -> Inputs<'_> {
+        Inputs {
+            target: &self.ids[..self.prompt_len],
+            source: &self.source,
+        }
+    }
+
+    /// Numbers of tokens that the model reads.
+    pub fn lengths(&self) -> Lengths {
+        Lengths {
+            target: self.ids.len(),
+            ..self.prompt_lengths()
+        }
+    }
+
+    /// Numbers of tokens before the completion.
+    pub fn prompt_lengths(&self) -> Lengths {
+        Lengths {
+            target: self.prompt_len,
+            source: self.source.len(),
+            prompt: self.prompt_len,
+        }
+    }
+
+    /// The position of the first prediction that the model was asked for: the last of the prompt, the first of a
+    /// target, or the first masked one.
+    pub fn focus(&self) -> usize {
+        self.sampled_at.first().copied().unwrap_or(0)
+    }
+
+    /// Whether the model predicts masked tokens, and not next ones.
+    pub fn predicts_masked(&self) -> bool {
+        self.config.architecture == Architecture::Encoder
     }
 
     /// The operation that computes `name`, if the graph has it.
@@ -225,72 +186,35 @@ impl Trace {
         &self.values[name]
     }
 
-    /// Whether position `query` may attend to position `key` in `node`'s layer.
+    /// Whether position `query` may attend to position `key` in the scores or weights `node`.
     pub fn is_visible(&self, node: &Node, query: usize, key: usize) -> bool {
-        let window = node.layer.and_then(|layer| self.config.window(layer));
-        crate::evaluate::is_visible(query, key, window)
+        match &node.op {
+            Op::Softmax { input } => self
+                .node(input)
+                .is_none_or(|scores| scores.op.is_visible(query, key)),
+            op => op.is_visible(query, key),
+        }
     }
 
     /// The values of `node`, with `None` where masked.
     pub fn visible_values(&self, node: &Node) -> Vec<Option<f64>> {
-        let value = &self.values[&node.name];
-        if !node.is_square() {
-            return value.data.iter().copied().map(Some).collect();
-        }
-        let seq = self.ids.len();
-        let values = value.data.iter().enumerate();
+        let values = self.values[&node.name].data.iter().enumerate();
         values
-            .map(|(at, x)| {
-                self.is_visible(node, at / seq % seq, at % seq)
-                    .then_some(*x)
-            })
+            .map(|(at, x)| self.is_value_visible(node, at).then_some(*x))
             .collect()
     }
 
-    /// How the token after `position` was sampled; `None` within the prompt.
+    /// How the token after `position` was sampled, or the masked one there; `None` elsewhere.
     pub fn sample_after(&self, position: usize) -> Option<&SamplingTrace> {
-        self.samples
-            .get((position + 1).checked_sub(self.prompt_len)?)
+        let at = self.sampled_at.iter().position(|at| *at == position)?;
+        self.samples.get(at)
     }
 
-    /// The token that follows `position`: the prompt's own, or the sampled one.
+    /// The token that the logits at `position` predict: the prompt's own next one, or the sampled one. In an encoder
+    /// the token itself, unless it is masked.
     pub fn next_id(&self, position: usize) -> Option<u32> {
-        let input = self.ids.get(position + 1).copied();
-        input.or_else(|| self.sample_after(position).map(|sample| sample.sampled.id))
+        let next = position + usize::from(!self.predicts_masked());
+        let sampled = self.sample_after(position).map(|sample| sample.sampled.id);
+        sampled.or_else(|| self.ids.get(next).copied())
     }
-}
-
-/// Number of values in a trace of `tokens` tokens, without those of an adapter.
-pub fn count_values(config: &ModelConfig, tokens: usize) -> usize {
-    count_of(&graph(config, tokens))
-}
-
-fn count_of(nodes: &[Node]) -> usize {
-    let size = |node: &Node| {
-        node.shape
-            .iter()
-            .fold(1, |n: usize, d| n.saturating_mul(*d))
-    };
-    nodes.iter().map(size).fold(0, usize::saturating_add)
-}
-
-fn check_size(
-    config: &ModelConfig,
-    adapted: &AdaptedModules,
-    tokens: usize,
-) -> Result<(), ExplainError> {
-    let tokens = tokens.min(config.context_length);
-    let count = count_of(&graph_with_adapter(config, tokens, adapted));
-    if count <= MAX_TRACE_VALUES {
-        return Ok(());
-    }
-    Err(ExplainError::TooLarge {
-        subject: format!(
-            "a trace of {tokens} tokens through {} layers",
-            config.n_layers
-        ),
-        count,
-        limit: MAX_TRACE_VALUES,
-        hint: "use a shorter prompt or a smaller --max-tokens",
-    })
 }

@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::ablation::Removed;
 use crate::adapted::{graph_with_adapter, interpolate, scale_updates};
-use crate::evaluate::{Arrays, evaluate};
+use crate::evaluate::{Arrays, DisabledHead, Inputs, evaluate};
 use crate::explainer::Explanation;
-use crate::graph::PROBABILITIES;
+use crate::graph::{AttentionKind, PROBABILITIES};
 use crate::{ExplainError, TokenProb};
 
 /// Number of most likely tokens to list.
@@ -18,7 +18,7 @@ const MAX_LISTED: usize = 10;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "change", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Edit {
-    /// Replaces the token at a position.
+    /// Replaces the token at a position of the prompt, in encoder-decoder models of the source.
     Token {
         /// The position, from 0.
         position: usize,
@@ -31,6 +31,9 @@ pub enum Edit {
         layer: usize,
         /// The head, from 0.
         head: usize,
+        /// The attention: in encoder-decoder models there are three.
+        #[serde(default, skip_serializing_if = "AttentionKind::is_own")]
+        attention: AttentionKind,
     },
     /// Replaces one element of a token's embedding, at every position of the token.
     Embedding {
@@ -121,8 +124,15 @@ pub(crate) fn what_if(
 ) -> Result<WhatIf, ExplainError> {
     let trace = &explanation.trace;
     let config = &trace.config;
-    let mut ids = trace.ids[..trace.prompt_len].to_vec();
-    let mut nodes = graph_with_adapter(config, trace.prompt_len, &trace.adapted);
+    let has_encoder = config.has_encoder();
+    let prompt = trace.prompt_inputs();
+    let mut ids = if has_encoder {
+        prompt.source
+    } else {
+        prompt.target
+    }
+    .to_vec();
+    let mut nodes = graph_with_adapter(config, trace.prompt_lengths(), &trace.adapted);
     let (mut disabled_heads, mut removed) = (Vec::new(), Vec::new());
     let mut edited_weights: Option<Arrays> = None;
     for edit in edits {
@@ -155,14 +165,27 @@ pub(crate) fn what_if(
                 }
             }
             Edit::Token { position, id } => {
-                check_range(position, trace.prompt_len, "prompt position")?;
+                check_range(position, ids.len(), "prompt position")?;
                 check_range(id as usize, config.vocab_size, "token id")?;
                 ids[position] = id;
             }
-            Edit::HeadOff { layer, head } => {
-                check_range(layer, config.n_layers, "layer")?;
+            Edit::HeadOff {
+                layer,
+                head,
+                attention,
+            } => {
+                let (layers, name) = match attention {
+                    AttentionKind::Encoder => (config.encoder_layers(), "encoder layer"),
+                    AttentionKind::Cross if !has_encoder => (0, "layer with cross-attention"),
+                    AttentionKind::Own | AttentionKind::Cross => (config.n_layers, "layer"),
+                };
+                check_range(layer, layers, name)?;
                 check_range(head, config.n_heads, "head")?;
-                disabled_heads.push((layer, head));
+                disabled_heads.push(DisabledHead {
+                    attention,
+                    layer,
+                    head,
+                });
             }
             Edit::Embedding { id, dim, value } => {
                 check_range(id as usize, config.vocab_size, "token id")?;
@@ -182,9 +205,18 @@ pub(crate) fn what_if(
     }
     let weights = edited_weights.as_ref();
     let weights = weights.unwrap_or_else(|| explanation.explainer.weights());
-    let last = trace.prompt_len - 1;
+    let inputs = if has_encoder {
+        let source = &ids[..];
+        Inputs { source, ..prompt }
+    } else {
+        Inputs::from(&ids[..])
+    };
+    let last = trace.focus();
     let old_rows = &trace.reference[PROBABILITIES];
-    let edited = (!edits.is_empty()).then(|| evaluate(&nodes, weights, &ids, &disabled_heads));
+    // A prompt's own next token, with the edits.
+    let has_next = !has_encoder && !trace.predicts_masked();
+    let following = |position: usize| ids.get(position + 1).copied().filter(|_| has_next);
+    let edited = (!edits.is_empty()).then(|| evaluate(&nodes, weights, inputs, &disabled_heads));
     let new_rows = edited
         .as_ref()
         .map_or(old_rows, |values| &values[PROBABILITIES]);
@@ -200,10 +232,9 @@ pub(crate) fn what_if(
     Ok(WhatIf {
         edits: edits.to_vec(),
         tokens: prob_changes(before.iter().chain(&after), old, new),
-        positions: (0..=last)
+        positions: (0..trace.prompt_len)
             .filter_map(|position| {
-                let next = ids.get(position + 1).copied();
-                let next = next.or_else(|| trace.next_id(position))?;
+                let next = following(position).or_else(|| trace.next_id(position))?;
                 Some(PositionChange {
                     position,
                     next,
@@ -242,6 +273,9 @@ fn prob_changes<'g>(
 fn check_range(at: usize, count: usize, kind: &str) -> Result<(), ExplainError> {
     if at < count {
         return Ok(());
+    }
+    if count == 0 {
+        return Err(ExplainError::WhatIf(format!("this model has no {kind}")));
     }
     let problem = format!("no {kind} {at}; valid values: 0 to {}", count - 1);
     Err(ExplainError::WhatIf(problem))

@@ -1,6 +1,7 @@
 //! Embeddings of texts: vectors whose angles say how similar texts are to a model.
 
 use burn::tensor::{Int, Tensor, TensorData};
+use nextword_data::Encoding;
 use nextword_model::{Architecture, AttentionMask, ForwardContext, weights};
 use serde::{Deserialize, Serialize};
 
@@ -24,10 +25,10 @@ impl TextGenerator {
     ///
     /// # Errors
     /// As [`encode`](Self::encode).
-    pub fn encode_whole(&self, text: &str) -> Result<Vec<u32>, GenerateError> {
-        let mut ids = self.encode(text)?.ids;
-        ids.extend(&self.card().special.suffix_ids);
-        Ok(ids)
+    pub fn encode_whole(&self, text: &str) -> Result<Encoding, GenerateError> {
+        let mut encoding = self.encode(text)?;
+        encoding.ids.extend(&self.card().special.suffix_ids);
+        Ok(encoding)
     }
 
     /// The embedding of a text of these tokens: the input of the output layer, `[d_model]`, pooled over the tokens and
@@ -46,7 +47,7 @@ impl TextGenerator {
     ///
     /// let model = ModelDir::open("../../docs/models/letters".as_ref())?;
     /// let generator = TextGenerator::open(&model, &Device::flex())?;
-    /// let embed = |text: &str| generator.embed(&generator.encode_whole(text)?, Pooling::Mean);
+    /// let embed = |text: &str| generator.embed(&generator.encode_whole(text)?.ids, Pooling::Mean);
     /// let (boat, boats) = (embed("a boat")?, embed("a boat.")?);
     /// let similarity: f32 = boat.iter().zip(&boats).map(|(a, b)| a * b).sum();
     /// assert!(similarity > 0.5 && similarity < 1.0); // the cosine of their angle

@@ -1,6 +1,6 @@
 //! Blanks in a text, and the tokens with which an encoder fills them.
 
-use nextword_data::mask_token;
+use nextword_data::{Encoding, mask_token};
 use nextword_model::{Architecture, weights};
 use serde::Serialize;
 
@@ -50,24 +50,7 @@ impl TextGenerator {
     /// without blanks; those of [`encode`](Self::encode); [`GenerateError::TooLong`];
     /// [`GenerateError::NotFinite`] if the model computes NaN or infinity.
     pub fn fill(&self, text: &str, count: usize) -> Result<FilledText, GenerateError> {
-        let architecture = self.model().config().architecture;
-        if architecture != Architecture::Encoder {
-            return Err(GenerateError::Unsupported {
-                problem: format!(
-                    "a model of architecture \"{architecture}\" does not predict what is between words"
-                ),
-                hint: "train a model with model.architecture = \"encoder\" to fill blanks, or use `nextword generate`",
-            });
-        }
-        let mask_id =
-            mask_token(&**self.tokenizer()).ok_or_else(|| GenerateError::Unsupported {
-                problem: "the model's tokenizer has no mask token".to_string(),
-                hint: "use a model that was trained to predict masked tokens",
-            })?;
-        let mask = self.tokenizer().id_to_token(mask_id).unwrap_or_default();
-        let mut ids =
-            self.encode_whole(&with_masks(text, &mask, self.tokens_begin_with_spaces()))?;
-        self.check_whole(&ids)?;
+        let (Encoding { mut ids, .. }, mask_id) = self.encode_blanks(text)?;
         let positions: Vec<usize> = (0..ids.len()).filter(|at| ids[*at] == mask_id).collect();
         if positions.is_empty() {
             return Err(GenerateError::Unsupported {
@@ -91,6 +74,32 @@ impl TextGenerator {
         }
         let text = self.tokenizer().decode(&ids);
         Ok(FilledText { text, blanks })
+    }
+
+    /// Encodes `text` as an encoder reads it, with the mask token in place of each blank. Returns the mask token too.
+    ///
+    /// # Errors
+    /// Those of [`fill`](Self::fill) except that of texts without blanks.
+    pub fn encode_blanks(&self, text: &str) -> Result<(Encoding, u32), GenerateError> {
+        let architecture = self.model().config().architecture;
+        if architecture != Architecture::Encoder {
+            return Err(GenerateError::Unsupported {
+                problem: format!(
+                    "a model of architecture \"{architecture}\" does not predict what is between words"
+                ),
+                hint: "train a model with model.architecture = \"encoder\" to fill blanks, or use `nextword generate`",
+            });
+        }
+        let mask_id =
+            mask_token(&**self.tokenizer()).ok_or_else(|| GenerateError::Unsupported {
+                problem: "the model's tokenizer has no mask token".to_string(),
+                hint: "use a model that was trained to predict masked tokens",
+            })?;
+        let mask = self.tokenizer().id_to_token(mask_id).unwrap_or_default();
+        let text = with_masks(text, &mask, self.tokens_begin_with_spaces());
+        let encoding = self.encode_whole(&text)?;
+        self.check_whole(&encoding.ids)?;
+        Ok((encoding, mask_id))
     }
 
     /// The logits of all positions, `[seq, vocab_size]`.

@@ -359,6 +359,11 @@ impl TextGenerator {
         options: &TextOptions,
     ) -> Result<Encoding, GenerateError> {
         let text = self.format_prompt(prompt, options)?;
+        let has_template = options.prompt_template.is_some() || self.card.prompt_template.is_some();
+        // A template of a source contains its end.
+        if self.model.config().has_encoder() && !has_template {
+            return self.encode_whole(&text);
+        }
         if options.add_bos {
             self.encode(&text)
         } else {
@@ -426,7 +431,7 @@ impl TextGenerator {
     /// The first token of the decoder in encoder-decoder models.
     fn target_start(&self) -> Option<u32> {
         let has_encoder = self.model.config().has_encoder();
-        has_encoder.then(|| self.start_id())
+        has_encoder.then(|| self.target_start_id())
     }
 
     fn decode_options(&self, options: &TextOptions) -> DecodeOptions {

@@ -44,7 +44,8 @@ pub enum ModelError {
 
     /// An operation that does not support the model's architecture.
     #[error(
-        "cannot {operation}: the model's architecture is \"{architecture}\"; hint: this is possible with {supported}"
+        "cannot {operation}: the model's architecture is \"{architecture}\"; hint: this is possible with models of \
+         architecture {supported}"
     )]
     Architecture {
         /// The model's architecture.

@@ -79,7 +79,11 @@ pub struct ModelTokens {
     /// Without this list, they are `bos_id`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prefix_ids: Option<Vec<u32>>,
-    /// The tokens that the tokenizer puts after every text. They are exported, but prompts do not get them.
+    /// The first token of the decoder in imported encoder-decoder models (`decoder_start_token_id` in transformers).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_start_id: Option<u32>,
+    /// The tokens that the tokenizer puts after every text. They are exported, and put after the sources of
+    /// encoder-decoder models and the texts of encoders; other prompts do not get them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub suffix_ids: Vec<u32>,
     /// Settings of an imported tokenizer that name more special tokens, by their keys (`extra_special_tokens`,
@@ -162,6 +166,13 @@ impl ModelTokens {
         first.or(self.end_id(tokenizer_eos))
     }
 
+    /// The first token of the decoder in encoder-decoder models: the one that an imported model declares, otherwise
+    /// [`start_id`](Self::start_id).
+    pub fn target_start(&self, tokenizer_eos: Option<u32>) -> Option<u32> {
+        self.target_start_id
+            .or_else(|| self.start_id(tokenizer_eos))
+    }
+
     /// The token that ends a text which is generated: the EOS token of the tokenizer, otherwise the first one that the
     /// model declares.
     pub fn end_id(&self, tokenizer_eos: Option<u32>) -> Option<u32> {
@@ -203,6 +214,10 @@ mod tests {
         assert_eq!(tokens.start_id(Some(9)), Some(1));
         tokens.evaluation_id = None;
         assert_eq!(tokens.evaluation_prefix(Some(9)), [1]);
+        tokens.target_start_id = Some(4);
+        assert_eq!(tokens.target_start(Some(9)), Some(4));
+        tokens.target_start_id = None;
+        assert_eq!(tokens.target_start(Some(9)), Some(1));
         tokens.prefix_ids = Some(vec![7, 8]);
         assert_eq!(tokens.evaluation_prefix(Some(9)), [7, 8]);
         assert_eq!(tokens.start_id(Some(9)), Some(7));

@@ -210,7 +210,7 @@ impl LanguageModel {
         let mut ctx = ForwardContext::with_probe(probe);
         match model.config().architecture {
             Architecture::EncoderDecoder => {
-                let start = self.generator.start_id().cast_signed();
+                let start = self.generator.target_start_id().cast_signed();
                 let target = Tensor::from_ints([[start]], &model.device());
                 model.forward(target, &mut ctx.with_source(tokens, vec![ids.len()]));
             }

@@ -359,11 +359,17 @@ for (const range of all("input[type=range]")) {
 function showModelInfo() {
   const model = models.find((model) => model.id === $("model").value);
   if (!model) return;
-  const { n_params, n_ctx_train, n_vocab, chat } = model.meta;
+  const { n_params, n_ctx_train, n_vocab, chat, architecture } = model.meta;
+  // What the text in the form is to the model.
+  const use =
+    {
+      encoder: " · fills blanks and embeds text, does not continue it: see Explain, and /v1/embeddings",
+      prefix: " · answers a source text",
+      encoder_decoder: " · answers a source text, which its encoder reads",
+    }[architecture] ?? (chat ? "" : " · continues text, does not chat");
   const size = n_params ? `${n_params.toLocaleString("en")} parameters · ` : "";
   $("about").textContent =
-    `${size}context of ${plural(n_ctx_train, "token")} · vocabulary of ${n_vocab}` +
-    (chat ? "" : " · continues text, does not chat");
+    `${size}context of ${plural(n_ctx_train, "token")} · vocabulary of ${n_vocab}${use}`;
   $("no-chat").hidden = Boolean(chat);
   for (const element of [$("chat-form"), $("messages")]) element.hidden = !chat;
   $("explain-page").href = `/explain?${new URLSearchParams({ model: model.id })}`;

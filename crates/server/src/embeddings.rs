@@ -70,7 +70,8 @@ fn inputs(model: &Model, value: Option<&Value>) -> Result<Vec<Vec<u32>>, ApiErro
     let text = |text: &str| match text {
         "" => Err(fail()),
         _ => {
-            let ids = model.generator.encode_whole(text);
+            let encoding = model.generator.encode_whole(text);
+            let ids = encoding.map(|encoding| encoding.ids);
             ids.map_err(|error| ApiError::invalid_field("input", error.to_string()))
         }
     };

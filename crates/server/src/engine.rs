@@ -404,7 +404,10 @@ impl Worker {
         let prompt = request.prompt.clone();
         let model = job.model.clone();
         let tokenizer = model.tokenizer.clone();
-        let assembler = OutputAssembler::new(tokenizer, &prompt, &stop, request.min_tokens)
+        // A target is a text of its own, not the rest of its source.
+        let has_encoder = self.generator.model().config().has_encoder();
+        let before: &[u32] = if has_encoder { &[] } else { &prompt };
+        let assembler = OutputAssembler::new(tokenizer, before, &stop, request.min_tokens)
             .map_err(|e| e.to_string())?;
         let admitted = self.batcher.admit(request).map_err(|e| e.to_string())?;
         let id = admitted.ok_or("no slot or memory is free")?;

@@ -103,10 +103,8 @@ impl Cache {
                 trace: cached.trace,
             },
             None => {
-                let encoding = explainer.generator().encode_prompt(&prompt, &options);
-                let encoding =
-                    encoding.map_err(|error| ApiError::bad_request(error.to_string()))?;
-                check_size(model.config(), encoding.ids.len() + options.max_tokens)?;
+                let encoded = explainer.encode(&prompt, &options).map_err(bad_request)?;
+                check_size(model.config(), encoded.ids.len() + options.max_tokens)?;
                 explainer.explain(&prompt, &options).map_err(bad_request)?
             }
         };
@@ -128,7 +126,7 @@ impl Cache {
         });
         let mut values = 0;
         self.traces.retain(|cached| {
-            values += count_values(&cached.trace.config, cached.trace.ids.len());
+            values += count_values(&cached.trace.config, cached.trace.lengths());
             values <= MAX_TRACE_VALUES
         });
         result

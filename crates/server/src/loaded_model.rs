@@ -9,7 +9,7 @@ use nextword_chat::{ChatError, ChatTemplate, PromptEncoder};
 use nextword_data::Tokenizer;
 use nextword_explain::history::TrainingHistory;
 use nextword_generate::{BatchOptions, TextGenerator};
-use nextword_model::{Architecture, KvCache, ModelConfig, ModelDir, RowAdapter};
+use nextword_model::{KvCache, ModelConfig, ModelDir, RowAdapter};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -76,9 +76,6 @@ impl LoadedModel {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn open(name: String, model_dir: &ModelDir, device: &Device) -> Result<Self, ServerError> {
-        // The batches of the engine share prefixes of prompts, which only a causal mask allows.
-        let served = [Architecture::Decoder, Architecture::Encoder];
-        model_dir.config.require(&served, "serve the model")?;
         let generator = TextGenerator::open(model_dir, device)?;
         let weights = modified(&model_dir.weights_path());
         // An adapter is newer than its base.
@@ -249,7 +246,10 @@ impl Model {
     ) -> Result<(Self, EngineThread), ServerError> {
         let model_config = loaded.generator.model().config();
         let cache_precision = loaded.generator.cache_precision();
-        let bytes_per_token = KvCache::bytes_per_token(model_config, cache_precision) as u64;
+        // Cross-attention keeps as many tokens of the source as the decoder of the target.
+        let caches = 1 + u64::from(model_config.has_encoder());
+        let bytes_per_token =
+            caches * KvCache::bytes_per_token(model_config, cache_precision) as u64;
         let cache_tokens = config.cache_bytes / bytes_per_token.max(1);
         let context_length = model_config.context_length as u64;
         if cache_tokens < context_length {
@@ -267,6 +267,7 @@ impl Model {
             slots: config.slots.max(1),
             cache_tokens: usize::try_from(cache_tokens).ok(),
             cache_precision,
+            start_id: loaded.generator.target_start_id(),
             ..BatchOptions::default()
         };
         let generator = loaded.generator.clone();
@@ -342,7 +343,9 @@ impl Model {
             "meta": {
                 "n_vocab": self.config().vocab_size, "n_ctx_train": self.config().context_length,
                 "n_params": card.parameters, "step": card.step,
-                "chat": has_template || card.prompt_template.is_some(),
+                "chat": self.config().architecture.generates()
+                    && (has_template || card.prompt_template.is_some()),
+                "architecture": self.config().architecture.name(),
             },
         });
         if let Some(parent) = &self.parent {

@@ -80,16 +80,17 @@ impl Prompt {
 
 /// Rejects models that do not continue text.
 fn check_architecture(model: &Model) -> Result<(), ApiError> {
-    match model.config().architecture {
-        Architecture::Decoder => Ok(()),
-        other => Err(ApiError::invalid_field(
-            "model",
-            format!(
-                "`{}` does not continue text, because its architecture is `{other}`; hint: use /v1/embeddings",
-                model.name
-            ),
-        )),
+    let architecture = model.config().architecture;
+    if architecture.generates() {
+        return Ok(());
     }
+    Err(ApiError::invalid_field(
+        "model",
+        format!(
+            "`{}` does not continue text, because its architecture is `{architecture}`; hint: use /v1/embeddings",
+            model.name
+        ),
+    ))
 }
 
 /// Parses the body of `/v1/completions`.
@@ -211,15 +212,27 @@ fn finish(
     stop_ids.extend(model.generator.special_stop_ids(&common.stop));
     let bos_id = model.generator.first_id();
     let score_prompt = settings.echo && settings.logprobs.is_some();
+    if score_prompt && model.config().architecture != Architecture::Decoder {
+        let message = format!(
+            "`{}` does not predict its prompt, because its architecture is `{}`; hint: remove `echo` or `logprobs`",
+            model.name,
+            model.config().architecture
+        );
+        return Err(ApiError::invalid_field("echo", message));
+    }
+    let has_encoder = model.config().has_encoder();
     let mut sequences = Vec::with_capacity(count);
     let sampling = model.generator.sampling(&common.sampling);
     for prompt in &mut prompts {
         let max_len = max_prompt_len(context_length);
-        if common.allow_sliding && truncate_left(&mut prompt.ids, bos_id, max_len) > 0 {
+        if has_encoder {
+            check_source(settings.param, prompt.ids.len(), context_length)?;
+        } else if common.allow_sliding && truncate_left(&mut prompt.ids, bos_id, max_len) > 0 {
             // `echo` returns the truncated prompt that the model received.
             prompt.text = model.tokenizer().decode(&prompt.ids);
         }
-        let len = prompt.ids.len();
+        // The target of an encoder-decoder model begins with a token of its own.
+        let len = if has_encoder { 1 } else { prompt.ids.len() };
         let mut requested = settings.max_tokens;
         if !settings.is_explicit
             && let Some(default) = requested
@@ -287,6 +300,17 @@ fn finish(
     })
 }
 
+/// Checks that a source fits into the encoder: its end cannot be left out unnoticed.
+fn check_source(param: &str, len: usize, context_length: usize) -> Result<(), ApiError> {
+    if len <= context_length {
+        return Ok(());
+    }
+    let message = format!(
+        "the model's context is {context_length} tokens, but the prompt has {len}; hint: shorten the prompt"
+    );
+    Err(ApiError::context_length_exceeded(param, message))
+}
+
 /// The adapter of `model`, if it is one, with the updates times `scale`.
 fn requested_adapter(model: &Model, scale: Option<f64>) -> Result<Option<RowAdapter>, ApiError> {
     match (&model.adapter, scale) {
@@ -339,8 +363,15 @@ fn prompts(model: &Model, value: Option<&Value>) -> Result<Vec<Prompt>, ApiError
         .collect()
 }
 
+/// The prompt of a text. Decoders continue it as it is; prefix and encoder-decoder models read it as a source, in
+/// the format that they were trained with.
 fn text_prompt(model: &Model, text: &str) -> Result<Prompt, ApiError> {
-    Prompt::encode(model, "prompt", text.to_owned())
+    if model.config().architecture == Architecture::Decoder {
+        return Prompt::encode(model, "prompt", text.to_owned());
+    }
+    let encoding = model.generator.encode_prompt(text, &TextOptions::default());
+    let encoding = encoding.map_err(|e| ApiError::invalid_field("prompt", e.to_string()))?;
+    Ok(Prompt::new(text.to_owned(), encoding))
 }
 
 fn id_prompt(model: &Model, list: &[Value]) -> Result<Prompt, ApiError> {

@@ -220,4 +220,7 @@ impl fmt::Debug for Server {
 mod adapter_tests;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
+mod architecture_tests;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;

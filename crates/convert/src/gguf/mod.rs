@@ -111,6 +111,9 @@ pub fn export_with_embedding(
     embedding: GgufType,
     to: &Path,
 ) -> Result<&'static str, ConvertError> {
+    // Before the closest model type of others is named.
+    let decoder = [nextword_model::Architecture::Decoder];
+    model_dir.config.require(&decoder, "export to GGUF")?;
     let hf::HfModel { kind, config, .. } = hf::to_hf(&model_dir.config)?;
     let architecture = Architecture::new(kind, &config)?;
     hf::export::check_weights(model_dir)?;

@@ -101,6 +101,7 @@ pub(super) fn tokens(vocabulary: &Vocabulary) -> Result<ModelTokens, ConvertErro
         pad_token: text(pad_id),
         unk_token: text(unknown_id),
         prefix_ids: Some(bos_id.filter(|_| adds_bos).into_iter().collect()),
+        target_start_id: None,
         suffix_ids: first_eos.filter(|_| adds_eos).into_iter().collect(),
         eos_ids,
         further_settings: BTreeMap::new(),

@@ -82,6 +82,10 @@ pub fn export(
     if let Some(eos) = &special.config_eos_ids {
         config.insert("eos_token_id".into(), one_or_list(eos));
     }
+    if hf.config.has_encoder() {
+        let start = special.target_start(tokenizer.special_tokens().eos);
+        config.insert("decoder_start_token_id".into(), json!(start));
+    }
     let dtype = match float {
         FloatType::F32 => "float32",
         FloatType::F16 => "float16",

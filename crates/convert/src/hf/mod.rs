@@ -3,6 +3,7 @@
 //! An exported config is read back with the import code. A field that differs afterwards cannot be
 //! expressed by the model type.
 
+pub(crate) mod bart;
 pub(crate) mod bert;
 pub(crate) mod export;
 pub(crate) mod fields;
@@ -41,10 +42,11 @@ pub(crate) enum ModelType {
     Gemma2,
     Gemma3Text,
     Bert,
+    Bart,
 }
 
 impl ModelType {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Gpt2,
         Self::Llama,
         Self::Mistral,
@@ -55,6 +57,7 @@ impl ModelType {
         Self::Gemma2,
         Self::Gemma3Text,
         Self::Bert,
+        Self::Bart,
     ];
 
     /// The value of `model_type`.
@@ -70,6 +73,7 @@ impl ModelType {
             Self::Gemma2 => "gemma2",
             Self::Gemma3Text => "gemma3_text",
             Self::Bert => "bert",
+            Self::Bart => "bart",
         }
     }
 
@@ -86,6 +90,7 @@ impl ModelType {
             Self::Gemma2 => "Gemma2ForCausalLM",
             Self::Gemma3Text => "Gemma3ForCausalLM",
             Self::Bert => "BertForMaskedLM",
+            Self::Bart => "BartForConditionalGeneration",
         }
     }
 
@@ -99,6 +104,7 @@ impl ModelType {
             Self::Gemma2 | Self::Gemma3Text => &llama::Llama { sandwich: true },
             Self::GptNeox => &gpt_neox::GptNeox,
             Self::Bert => &bert::Bert,
+            Self::Bart => &bart::Bart,
         }
     }
 
@@ -119,6 +125,11 @@ impl ModelType {
             Self::Bert => "cls.predictions.decoder.weight",
             _ => "lm_head.weight",
         }
+    }
+
+    /// Whether `name` is a further copy of the token embedding, besides the output layer.
+    pub(crate) fn is_copy_of_table(self, name: &str) -> bool {
+        self == Self::Bart && bart::is_copy_of_table(name)
     }
 
     /// Whether `name` does not affect the logits: a buffer of old versions that can be computed from the config, or
@@ -146,6 +157,7 @@ impl ModelType {
             Self::GptNeox => gpt_neox::read(fields),
             Self::Gemma | Self::Gemma2 | Self::Gemma3Text => gemma::read(self, fields),
             Self::Bert => bert::read(fields),
+            Self::Bart => bart::read(fields),
         }
     }
 
@@ -156,6 +168,7 @@ impl ModelType {
             Self::GptNeox => gpt_neox::write(config),
             Self::Gemma | Self::Gemma2 | Self::Gemma3Text => gemma::write(self, config),
             Self::Bert => bert::write(config),
+            Self::Bart => bart::write(config),
         };
         map.insert("model_type".into(), json!(self.name()));
         map.insert("architectures".into(), json!([self.class()]));
@@ -232,8 +245,8 @@ pub(crate) fn parse_fields(
         let known = ModelType::ALL.map(ModelType::name).join(", ");
         return Err(fields.error("model_type", format!("but nextword supports only {known}")));
     };
+    fields.expect_flag("is_encoder_decoder", kind == ModelType::Bart)?;
     for name in [
-        "is_encoder_decoder",
         "add_cross_attention",
         "tie_encoder_decoder",
         "use_mrope",
@@ -279,8 +292,16 @@ pub(crate) fn to_hf(config: &ModelConfig) -> Result<HfModel, ConvertError> {
         },
         ..exact.clone()
     });
+    // A bias of the output layer that a type requires is zeros, too.
+    let biased_head = canonical(&ModelConfig {
+        bias: BiasConfig {
+            head: true,
+            ..BiasConfig::default()
+        },
+        ..exact.clone()
+    });
     let mut closest: Option<(ModelType, Vec<String>)> = None;
-    for candidate in [exact, biased] {
+    for candidate in [exact, biased, biased_head] {
         for kind in ModelType::ALL {
             let map = kind.write(&candidate);
             let path = Path::new("config.json");
@@ -373,6 +394,7 @@ pub(crate) fn canonical(config: &ModelConfig) -> ModelConfig {
     let has_norm = config.norm != NormKind::None;
     ModelConfig {
         n_kv_heads: Some(config.kv_heads()),
+        n_encoder_layers: config.has_encoder().then(|| config.encoder_layers()),
         head_dim: Some(head_dim),
         d_ff: Some(config.d_ff().max(1)), // `feed_forward` determines whether it is used.
         rotary: RotaryConfig {

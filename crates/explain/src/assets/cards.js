@@ -7,7 +7,7 @@ function sumBody(panel, step) {
     b = panel.byName.get(step.op.b);
   const title = (part) => (part ? part.title : "");
   if (width > (room() < 500 ? 2 : 4)) {
-    const position = selectedPosition(panel),
+    const position = selectedRow(panel, step),
       dims = firstOf(width, MAX_DIMS, step.name);
     const line = (name, label, sign) =>
       h(
@@ -17,7 +17,7 @@ function sumBody(panel, step) {
         dims.list.map((dim) => valueCell(panel, name, [position, dim])),
       );
     return [
-      h("h3", {}, `For ${quoted(tokensOf(panel)[position].text)}`),
+      h("h3", {}, `For ${quoted(rowTokens(panel, step)[position].text)}`),
       scrollTable(
         headerRow(["", ...dims.list.map((dim) => `${dim}`)]),
         h("tbody", {}, line(step.op.a, title(a), ""), line(step.op.b, title(b), "+"), line(step.name, "sum", "=")),
@@ -53,7 +53,7 @@ function sumBody(panel, step) {
             h(
               "tr",
               {},
-              tokenHeader(panel, position),
+              tokenHeader(panel, position, "row", null, step.rows),
               part(step.op.a, position),
               h("td", { class: "op" }, "+"),
               part(step.op.b, position),
@@ -72,16 +72,18 @@ function sumBody(panel, step) {
 // Attention scores and weights: queries as rows, keys as columns.
 function attentionBody(panel, step) {
   const isWeights = step.op.kind === "softmax",
-    seq = tokensOf(panel).length,
+    [queries, keys] = [rowTokens(panel, step), keyTokens(panel, step)],
+    isSquare = step.rows === step.keys,
     head = headOf(panel, step);
   const rows = shownPositions(panel, step),
+    columns = isSquare ? rows : firstOf(keys.length, MAX_ROWS, `${step.name}/rows`),
     digits = Math.max(1, state.decimals - 1);
   const shown = isWeights ? (x) => percent(x, digits) : null,
     weight = (query, key) => panel.at(step.name, [head, query, key]);
-  const total = (query) => range(query + 1).reduce((sum, key) => sum + (weight(query, key) || 0), 0);
+  const total = (query) => range(keys.length).reduce((sum, key) => sum + (weight(query, key) || 0), 0);
   const max = isWeights
     ? 1
-    : 2.4 * Math.max(1e-9, ...rows.list.flatMap((query) => rows.list.map((key) => Math.abs(weight(query, key) || 0))));
+    : 2.4 * Math.max(1e-9, ...rows.list.flatMap((query) => columns.list.map((key) => Math.abs(weight(query, key) || 0))));
   const values = [
     scrollTable(
       caption(joined(headName(panel, step), "rows: query (the token that attends) · columns: key (the token attended to)")),
@@ -92,7 +94,7 @@ function attentionBody(panel, step) {
           "tr",
           {},
           h("th", { scope: "col" }, ""),
-          rows.list.map((key) => tokenHeader(panel, key, "col")),
+          columns.list.map((key) => tokenHeader(panel, key, "col", null, step.keys)),
           isWeights ? h("th", { scope: "col" }, "sum") : null,
         ),
       ),
@@ -103,25 +105,28 @@ function attentionBody(panel, step) {
           h(
             "tr",
             {},
-            tokenHeader(panel, query),
-            rows.list.map((key) => valueCell(panel, step.name, [head, query, key], shown, max)),
+            tokenHeader(panel, query, "row", null, step.rows),
+            columns.list.map((key) => valueCell(panel, step.name, [head, query, key], shown, max)),
             isWeights ? h("td", { class: "sum" }, percent(total(query))) : null,
           ),
         ),
       ),
     ),
-    moreButton(rows.more, "tokens", `${step.name}/rows`),
+    moreButton(Math.max(rows.more, columns.more), "tokens", `${step.name}/rows`),
   ];
   if (!isWeights) return values;
-  const position = selectedPosition(panel),
+  const position = selectedRow(panel, step),
+    texts = [queries, keys].map((tokens) => tokens.map((token) => token.text)),
+    marks = [(at) => markOf(step.rows, at), (at) => markOf(step.keys, at)],
+    choose = step.rows === "source" ? selectSource : selectPosition,
     other = otherOf(panel),
     same = other && other.story.tensors[step.name]?.shape.join() === step.shape.join();
   return [
     values,
-    seq <= 24
+    Math.max(queries.length, keys.length) <= 24
       ? [
-          h("h3", {}, joined(`What ${quoted(tokensOf(panel)[position].text)} attends to`, headName(panel, step))),
-          attentionLines(textsOf(panel), weight, position, selectPosition),
+          h("h3", {}, joined(`What ${quoted(queries[position].text)} attends to`, headName(panel, step))),
+          attentionLines(texts[0], weight, position, choose, { keyTexts: texts[1], marks }),
         ]
       : null,
     h("h3", {}, step.shape[0] > 1 ? "Heat maps, head by head" : "Heat map"),
@@ -133,10 +138,10 @@ function attentionBody(panel, step) {
         .map((n) =>
           figure(
             heatmap(
-              textsOf(panel),
+              texts[0],
               (query, key) => panel.at(step.name, [n, query, key]),
               `attention weights of head ${n + 1} as a heat map`,
-              { other: same && ((query, key) => other.at(step.name, [n, query, key])), largest: step.shape[0] > 1 ? 230 : 340 },
+              { other: same && ((query, key) => other.at(step.name, [n, query, key])), largest: step.shape[0] > 1 ? 230 : 340, keyTexts: texts[1], marks },
             ),
             step.shape[0] > 1
               ? toggleButton(`head ${n + 1}`, n === head, () => {
@@ -152,18 +157,19 @@ function attentionBody(panel, step) {
 
 // The weighted sum of values for the selected position.
 function weightedSumBody(panel, step) {
-  const query = selectedPosition(panel),
+  const query = selectedRow(panel, step),
     head = headOf(panel, step),
-    width = Math.min(step.shape[2], 6);
+    width = Math.min(step.shape[2], 6),
+    keyInput = panel.byName.get(step.op.pattern).keys;
   const showProducts = width <= 2; // Wider heads do not fit.
   const group = step.shape[0] / panel.byName.get(step.op.v).shape[0];
   const weight = (key) => panel.at(step.op.pattern, [head, query, key]);
-  const keys = range(query + 1)
+  const keys = range(tokensIn(panel, keyInput).length)
     .filter((key) => weight(key) !== null)
     .sort((a, b) => weight(b) - weight(a));
   const listed = keys.slice(0, 8).sort((a, b) => a - b);
   return [
-    h("h3", {}, `Weighted sum for ${quoted(tokensOf(panel)[query].text)}`),
+    h("h3", {}, `Weighted sum for ${quoted(rowTokens(panel, step)[query].text)}`),
     scrollTable(
       headerRow([
         "token",
@@ -179,7 +185,7 @@ function weightedSumBody(panel, step) {
           h(
             "tr",
             {},
-            tokenHeader(panel, key),
+            tokenHeader(panel, key, "row", null, keyInput),
             valueCell(panel, step.op.pattern, [head, query, key], (p) => percent(p), 1),
             h("td", { class: "op" }, "×"),
             range(width).map((dim) => valueCell(panel, step.op.v, [Math.floor(head / group), key, dim])),
@@ -254,14 +260,14 @@ function weightsBody(panel, step) {
 
 // The hidden units with the largest activations at the selected position.
 function largestUnits(panel, step) {
-  const position = selectedPosition(panel),
+  const position = selectedRow(panel, step),
     row = rowAt(panel, step, position);
   const units = row
     .map((value, unit) => ({ unit, value }))
     .sort((a, b) => Math.abs(b.value) - Math.abs(a.value))
     .slice(0, 8);
   return [
-    h("h3", {}, `Largest activations for ${quoted(tokensOf(panel)[position].text)}`),
+    h("h3", {}, `Largest activations for ${quoted(rowTokens(panel, step)[position].text)}`),
     bars(units.map(({ unit, value }) => ({ name: `unit ${unit}`, value, text: formatNumber(value, state.decimals) }))),
   ];
 }
@@ -286,7 +292,7 @@ function normBody(panel, step) {
 }
 
 function ropeBody(panel, step) {
-  const position = selectedPosition(panel),
+  const position = selectedRow(panel, step),
     head = headOf(panel, step),
     pairs = step.op.frequencies.length;
   const of = panel.byName.get(step.op.of),
@@ -295,7 +301,7 @@ function ropeBody(panel, step) {
   const listed = range(Math.min(pairs, 6)),
     pair = (row, i) => [row[i], row[i + pairs]];
   return [
-    h("h3", {}, `${quoted(tokensOf(panel)[position].text)} at position ${position}`),
+    h("h3", {}, `${quoted(rowTokens(panel, step)[position].text)} at position ${position}`),
     dials(
       listed.map((i) => pair(before, i)),
       listed.map((i) => pair(after, i)),
@@ -313,7 +319,7 @@ function topTokens(panel, step) {
     h(
       "p",
       {},
-      `The most likely of ${step.shape[1].toLocaleString("en")} tokens after ${quoted(tokensOf(panel)[position].text)}. Click a probability to see its formula.`,
+      `The most likely of ${step.shape[1].toLocaleString("en")} tokens ${isMasked(panel) ? "at" : "after"} ${quoted(tokensOf(panel)[position].text)}. Click a probability to see its formula.`,
     ),
     scrollTable(
       headerRow(["token", "probability"]),

@@ -4,11 +4,19 @@
 const MAX_DIMS = 10,
   MAX_ROWS = 24;
 const tokensOf = (panel) => panel.story.tokens;
+// The tokens that the rows or keys of a step belong to ("source": those of the encoder's input).
+const tokensIn = (panel, input) => (input === "source" ? sourceOf(panel) : tokensOf(panel));
+const rowTokens = (panel, step) => tokensIn(panel, step.rows);
+const keyTokens = (panel, step) => tokensIn(panel, step.keys);
+// What marks a token of either input, so that it is highlighted everywhere.
+const markOf = (input, position) => (input === "source" ? `s${position}` : `${position}`);
 const textsOf = (panel) => tokensOf(panel).map((token) => token.text);
 const otherOf = (panel) => state.panels[1 - state.panels.indexOf(panel)];
 // The selected position: that of the prediction after the prompt, until the user selects another.
-const lastOfPrompt = (panel) => tokensOf(panel).filter((token) => token.from === "prompt").length - 1;
-const selectedPosition = (panel) => Math.min(state.position ?? lastOfPrompt(panel), tokensOf(panel).length - 1);
+const selectedPosition = (panel) => Math.min(state.position ?? focusOf(panel), tokensOf(panel).length - 1);
+// The selected row of a step: of the encoder's input another one than of the output.
+const selectedRow = (panel, step) =>
+  step.rows === "source" ? Math.min(state.source ?? 0, sourceOf(panel).length - 1) : selectedPosition(panel);
 // The name of the head that a card shows, if the model has several.
 const headName = (panel, step) =>
   headOf(panel, step) === null || panel.story.config.n_heads === 1
@@ -32,17 +40,23 @@ const rowAt = (panel, step, position, head = headOf(panel, step)) =>
   );
 
 // The header of a row or column: a token, highlighted everywhere on hover.
-const tokenHeader = (panel, position, scope = "row", mark = null) =>
+const tokenHeader = (panel, position, scope = "row", mark = null, input = null) =>
   h(
     "th",
     {
       scope,
-      "data-p": position,
-      title: `${printable(tokensOf(panel)[position].text)}, position ${position}`,
-      class: [position === selectedPosition(panel) ? "closely" : "", mark ?? ""].join(" ").trim() || null,
+      "data-p": markOf(input, position),
+      title: `${printable(tokensIn(panel, input)[position].text)}, position ${position}`,
+      class: [position === selectedRow(panel, { rows: input }) ? "closely" : "", mark ?? ""].join(" ").trim() || null,
     },
-    printable(tokensOf(panel)[position].text),
+    printable(tokensIn(panel, input)[position].text),
   );
+
+// Why a weight or score is masked.
+const maskedTitle = (panel, step) =>
+  (panel.byName.get(step.op.of) ?? step).op.causal === false
+    ? "masked: this token is outside of the window"
+    : "masked: a token does not attend to later tokens";
 
 // A cell with one value. Clicking it shows its derivation. `tint` shades it by its size.
 function valueCell(panel, name, index, shown = null, tint = null) {
@@ -51,7 +65,7 @@ function valueCell(panel, name, index, shown = null, tint = null) {
   if (step && !panel.story.tensors[name])
     return h("td", { class: "soft", title: "not in this page", "aria-label": "not in this page" }, "…");
   if (value === null)
-    return h("td", { class: "masked", title: "masked: a token does not attend to later tokens", "aria-label": "masked" }, "–");
+    return h("td", { class: "masked", title: maskedTitle(panel, step), "aria-label": "masked" }, "–");
   const other = otherOf(panel),
     otherValue = other && hasIndex(other, name, index) ? at(other, name, index) : null;
   const show = shown || formatCell;
@@ -63,8 +77,8 @@ function valueCell(panel, name, index, shown = null, tint = null) {
       class: `n${differs ? " differs" : ""}${share < 0 ? " minus" : ""}`,
       tabindex: -1,
       style: tint ? shade(Math.abs(share)) : "",
-      "data-p": step ? index[step.axes.indexOf("position")] : null,
-      "data-k": step?.axes.includes("key") ? index[2] : null,
+      "data-p": step ? markOf(step.rows, index[step.axes.indexOf("position")]) : null,
+      "data-k": step?.axes.includes("key") ? markOf(step.keys, index[2]) : null,
       "data-pane": state.panels.indexOf(panel),
       "data-name": name,
       "data-index": index.join(","),
@@ -92,8 +106,8 @@ function maxAbs(panel, step, positions, dims) {
 
 // The positions to show: the first ones, and the selected one.
 function shownPositions(panel, step) {
-  const rows = firstOf(tokensOf(panel).length, MAX_ROWS, `${step.name}/rows`),
-    chosen = selectedPosition(panel);
+  const rows = firstOf(rowTokens(panel, step).length, MAX_ROWS, `${step.name}/rows`),
+    chosen = selectedRow(panel, step);
   return rows.list.includes(chosen) ? rows : { list: [...rows.list, chosen], more: rows.more - 1 };
 }
 
@@ -123,7 +137,7 @@ function rowsTable(panel, step, extra = null) {
           h(
             "tr",
             {},
-            tokenHeader(panel, position),
+            tokenHeader(panel, position, "row", null, step.rows),
             dims.list.map((dim) =>
               valueCell(panel, step.name, head === null ? [position, dim] : [head, position, dim], shown, tint),
             ),
@@ -139,10 +153,10 @@ function rowsTable(panel, step, extra = null) {
 
 // With two elements per token, each vector is a point on a plane.
 function planeOf(panel, step, from = null) {
-  if (step.shape[step.shape.length - 1] !== 2 || tokensOf(panel).length > 12) return null;
-  const points = tokensOf(panel).map((token) => ({
+  if (step.shape[step.shape.length - 1] !== 2 || rowTokens(panel, step).length > 12) return null;
+  const points = rowTokens(panel, step).map((token) => ({
     at: rowAt(panel, step, token.position),
-    position: token.position,
+    position: markOf(step.rows, token.position),
     text: printable(token.text),
     from: from ? rowAt(panel, from, token.position) : null,
   }));

@@ -25,7 +25,11 @@ const zeros = (shape) => ({ shape, data: new Float64Array(shape.reduce((a, b) =>
 const widthOf = (array) => array.shape[array.shape.length - 1];
 const rowOf = (array, at) => array.data.subarray(at * widthOf(array), (at + 1) * widthOf(array));
 const frequencyOf = (dim, width) => 10000 ** (-(dim - (dim % 2)) / width);
-const isVisible = (query, key, window) => key <= query && (!window || query - key < window);
+// Whether the scores of `op` show `key` to `query`, like Op::is_visible in node.rs.
+const isVisible = (op, query, key) =>
+  (op.causal === false || key <= query || Math.max(query, key) < (op.prefix ?? 0)) &&
+  (!op.window || Math.abs(query - key) < op.window);
+const addsPositions = (op) => op.kind === "add" && op.b.endsWith("hook_pos_embed");
 
 // erf by its series near 0 and by a continued fraction elsewhere; accurate to 1e-15.
 function erf(x) {
@@ -94,11 +98,12 @@ function concatHeads(z) {
   return out;
 }
 
-// The steps for the first `length` tokens only.
+// The steps for the first `length` tokens of the only stack, or of the decoder.
 const shortened = (steps, length) =>
-  steps.map((step) => ({
-    ...step, shape: step.shape.map((n, i) => (["position", "key"].includes(step.axes[i]) ? length : n)),
-  }));
+  steps.map((step) => {
+    const isShortened = (axis) => (axis === "position" && step.rows !== "source") || (axis === "key" && step.keys !== "source");
+    return { ...step, shape: step.shape.map((n, i) => (isShortened(step.axes[i]) ? length : n)) };
+  });
 
 // The steps without a part of the architecture, like ablation.rs: {change: "no_residual" | "no_positions" | "no_mask"}.
 function without(steps, change) {
@@ -106,9 +111,8 @@ function without(steps, change) {
   const addsSublayers = ({ a }) =>
     a.endsWith(".hook_resid_mid") && steps.filter(({ op }) => Object.values(op).includes(a)).length === 1;
   const changed = (op) => {
-    const addsPositions = op.b === "hook_pos_embed";
-    if (op.kind === "add" && change === "no_residual" && !addsPositions && !addsSublayers(op)) return { kind: "copy", of: op.b };
-    if (op.kind === "add" && change === "no_positions" && addsPositions) return { kind: "copy", of: op.a };
+    if (op.kind === "add" && change === "no_residual" && !addsPositions(op) && !addsSublayers(op)) return { kind: "copy", of: op.b };
+    if (change === "no_positions" && addsPositions(op)) return { kind: "copy", of: op.a };
     if (op.kind === "turn" && change === "no_positions") return { ...op, frequencies: [] };
     if (op.kind === "scores" && change === "no_positions") return { ...op, slopes: [] };
     if (op.kind === "scores" && change === "no_mask") return { ...op, causal: false, window: null };
@@ -119,9 +123,9 @@ function without(steps, change) {
 // Whether the model has the part that `change` removes.
 const hasPart = (steps, change) =>
   steps.some(({ op }) => {
-    if (change === "no_mask") return true;
-    if (change === "no_residual") return op.kind === "add" && op.b !== "hook_pos_embed";
-    return op.b === "hook_pos_embed" || op.kind === "turn" || (op.kind === "scores" && op.slopes.length > 0);
+    if (change === "no_mask") return op.kind === "scores" && (op.causal !== false || op.window !== null);
+    if (change === "no_residual") return op.kind === "add" && !addsPositions(op);
+    return addsPositions(op) || op.kind === "turn" || (op.kind === "scores" && op.slopes.length > 0);
   });
 
 // The steps with the updates of the adapter multiplied by `factor`, like adapted.rs.
@@ -135,16 +139,22 @@ function interpolated(tuned, base, factor) {
   return weights;
 }
 
-// Every tensor of the graph `steps` for token `ids`. The output of `disabledHeads` ("layer.head") is zero.
+// The attention that a step is part of, like AttentionKind in node.rs.
+const attentionOf = ({ name }) => (name.startsWith("encoder.") ? "encoder" : name.includes("cross_attn") ? "cross" : "own");
+// The name of a head in a set of disabled ones.
+const headKey = (attention, layer, head) => `${attention}.${layer}.${head}`;
+
+// Every tensor of the graph `steps` for token `ids`: a list, or { target, source } in encoder-decoder models. The output
+// of `disabledHeads` (see headKey) is zero.
 function evaluate(steps, weights, ids, disabledHeads = new Set()) {
-  const values = {};
+  const values = {}, { target, source } = Array.isArray(ids) ? { target: ids, source: [] } : ids;
   for (const step of steps) {
     const op = step.op, out = zeros(step.shape), width = widthOf(out), bias = op.bias && weights[op.bias];
     const input = op.of && values[op.of];
     switch (op.kind) {
       case "embed": {
         const scale = op.scale ?? 1;
-        ids.forEach((id, at) => rowOf(weights[op.table], id).forEach((entry, i) => { out.data[at * width + i] = entry * scale; }));
+        (step.rows === "source" ? source : target).forEach((id, at) => rowOf(weights[op.table], id).forEach((entry, i) => { out.data[at * width + i] = entry * scale; }));
         break;
       }
       case "places": out.data.set(weights[op.table].data.subarray(0, out.data.length)); break;
@@ -185,11 +195,11 @@ function evaluate(steps, weights, ids, disabledHeads = new Set()) {
         break;
       }
       case "scores": {
-        const q = values[op.q], k = values[op.k], [heads, seq] = q.shape, group = heads / k.shape[0];
+        const q = values[op.q], k = values[op.k], [heads, seq] = q.shape, group = heads / k.shape[0], keys = k.shape[1];
         for (let at = 0; at < out.data.length; at++) {
-          const key = at % seq, query = Math.floor(at / seq) % seq, head = Math.floor(at / seq / seq);
-          if (op.causal !== false && !isVisible(query, key, op.window)) { out.data[at] = -Infinity; continue; }
-          const a = rowOf(q, head * seq + query), b = rowOf(k, Math.floor(head / group) * seq + key);
+          const key = at % keys, query = Math.floor(at / keys) % seq, head = Math.floor(at / keys / seq);
+          if (!isVisible(op, query, key)) { out.data[at] = -Infinity; continue; }
+          const a = rowOf(q, head * seq + query), b = rowOf(k, Math.floor(head / group) * keys + key);
           let dot = 0;
           for (let i = 0; i < a.length; i++) dot += a[i] * b[i];
           const score = op.cap === null ? dot * op.scale : softCap(dot * op.scale, op.cap);
@@ -201,14 +211,14 @@ function evaluate(steps, weights, ids, disabledHeads = new Set()) {
         for (let row = 0; row < out.data.length / width; row++) softmaxInto(rowOf(input, row), rowOf(out, row));
         break;
       case "mix": {
-        const p = values[op.pattern], v = values[op.v], [heads, seq] = p.shape, group = heads / v.shape[0];
+        const p = values[op.pattern], v = values[op.v], [heads, seq, keys] = p.shape, group = heads / v.shape[0];
         for (let head = 0; head < heads; head++) {
-          if (disabledHeads.has(`${step.layer}.${head}`)) continue;
+          if (disabledHeads.has(headKey(attentionOf(step), step.layer, head))) continue;
           for (let query = 0; query < seq; query++) {
             const to = rowOf(out, head * seq + query), attention = rowOf(p, head * seq + query);
-            for (let key = 0; key < seq; key++) {
+            for (let key = 0; key < keys; key++) {
               if (attention[key] === 0) continue; // Masked, or without effect.
-              const from = rowOf(v, Math.floor(head / group) * seq + key);
+              const from = rowOf(v, Math.floor(head / group) * keys + key);
               for (let i = 0; i < to.length; i++) to[i] += attention[key] * from[i];
             }
           }

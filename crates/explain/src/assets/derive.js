@@ -68,12 +68,13 @@ class Panel {
 
   // {address, value, title, term, formula, filled, operands: [{role, value, link}], result}
   derive(name, index) {
-    if (name === "tokens") {
-      const token = this.story.tokens[index[0]];
-      const promptLength = this.story.tokens.filter((each) => each.from === "prompt").length;
+    if (name === "tokens" || name === "source_tokens") {
+      const token = (name === "tokens" ? this.story.tokens : this.story.source)[index[0]];
+      const promptLength = this.story.tokens.filter((each) => each.from !== "answer").length;
       const from = token.from === "prompt" ? "from the prompt"
+        : token.from === "start" ? "the token with which every completion starts"
         : `token ${index[0] - promptLength + 1} of the completion, sampled after position ${index[0] - 1}`;
-      return { address: `tokens[position=${index[0]}]`, value: token.id, title: "token id", term: "an entry of the vocabulary",
+      return { address: `${name}[position=${index[0]}]`, value: token.id, title: "token id", term: "an entry of the vocabulary",
         formula: from, filled: `“${token.text}” is token ${token.id}`, operands: [], result: token.id };
     }
     const step = this.byName.get(name);
@@ -91,7 +92,7 @@ class Panel {
 
   origin(name, index) {
     if (isAdapterWeight(name)) return "learned in training the adapter";
-    const bits = index.length > 1 && !name.startsWith("position_embedding") && this.story.model.bits;
+    const bits = index.length > 1 && !name.includes("position_embedding") && this.story.model.bits;
     return bits ? `learned in training, then quantized to ${bits} bits: an integer times the scale of its block of 32, plus the block's minimum if it has one`
       : "learned in training";
   }
@@ -131,12 +132,13 @@ class Panel {
       return found;
     };
     const wrap = (x) => (x < 0 ? `(${n(x)})` : n(x));
-    const masked = () => ({ ...plain("", null, []),
-      formula: "masked: a token attends to itself and to earlier tokens within its window" });
+    const masked = ({ causal }) => ({ ...plain("", null, []),
+      formula: causal === false ? "masked: this token is outside of the window"
+        : "masked: a token attends to itself and to earlier tokens within its window" });
     switch (op.kind) {
       case "embed": {
-        const id = this.story.tokens[position].id, entry = this.weightOperand("table entry", op.table, [id, dim]);
-        const found = plain(`row ${id}, column ${dim} of ${op.table} = ${n(entry.value)}`, entry.value, [this.tokenOperand(position), entry]);
+        const isSource = step.rows === "source", id = (isSource ? this.story.source : this.story.tokens)[position].id, entry = this.weightOperand("table entry", op.table, [id, dim]);
+        const found = plain(`row ${id}, column ${dim} of ${op.table} = ${n(entry.value)}`, entry.value, [this.tokenOperand(position, isSource), entry]);
         return op.scale === null ? found : times(found, "scale", op.scale);
       }
       case "places": {
@@ -204,7 +206,7 @@ class Panel {
       }
       case "scores": {
         const [head, query, key] = index;
-        if (!isVisible(query, key, op.window)) return masked();
+        if (!isVisible(op, query, key)) return masked(op);
         const group = step.shape[0] / tensor(op.k).shape[0], width = tensor(op.q).shape[2];
         const pairs = Array.from({ length: width }, (_, i) => [this.operand("q", op.q, [head, query, i]),
           this.operand("k", op.k, [Math.floor(head / group), key, i])]);
@@ -212,19 +214,20 @@ class Panel {
         const found = times(products(pairs), op.usual ? "1/√d" : `${n(op.scale * Math.sqrt(scoreWidth))}/√${scoreWidth}`, op.scale);
         if (op.cap !== null) softCapped(found, op.cap);
         if (slope) {
-          found.filled += ` − ${n(slope)} × ${query - key}`;
-          found.result -= slope * (query - key);
-          found.operands.push(setting("slope", slope), setting("distance", query - key));
+          const distance = Math.abs(query - key);
+          found.filled += ` − ${n(slope)} × ${distance}`;
+          found.result -= slope * distance;
+          found.operands.push(setting("slope", slope), setting("distance", distance));
         }
         return found;
       }
       case "softmax": {
-        const square = step.axes.includes("key"), window = this.byName.get(op.of)?.op.window;
-        if (square && !isVisible(index[1], index[2], window)) return masked();
+        const square = step.axes.includes("key"), scores = this.byName.get(op.of)?.op ?? {};
+        if (square && !isVisible(scores, index[1], index[2])) return masked(scores);
         const operands = [];
         let own = 0;
         for (let i = 0; i < step.shape[last]; i++) {
-          if (square && !isVisible(index[1], i, window)) continue;
+          if (square && !isVisible(scores, index[1], i)) continue;
           if (i === dim) own = operands.length;
           operands.push(this.operand(`x${subscript(i)}`, op.of, [...index.slice(0, last), i]));
         }
@@ -236,9 +239,9 @@ class Panel {
       }
       case "mix": {
         const [head, query] = index, group = step.shape[0] / tensor(op.v).shape[0];
-        const window = this.byName.get(this.byName.get(op.pattern)?.op.of)?.op.window, pairs = [];
-        for (let key = 0; key <= query; key++) {
-          if (isVisible(query, key, window)) pairs.push([this.operand("attn weight", op.pattern, [head, query, key]),
+        const scores = this.byName.get(this.byName.get(op.pattern)?.op.of)?.op ?? {}, pairs = [];
+        for (let key = 0; key < tensor(op.v).shape[1]; key++) {
+          if (isVisible(scores, query, key)) pairs.push([this.operand("attn weight", op.pattern, [head, query, key]),
             this.operand("value", op.v, [Math.floor(head / group), key, dim])]);
         }
         return products(pairs);
@@ -257,7 +260,8 @@ class Panel {
       }
     }
   }
-  tokenOperand(position) {
-    return { role: "token id", value: this.story.tokens[position].id, link: ["tokens", [position]] };
+  tokenOperand(position, isSource) {
+    const [name, tokens] = isSource ? ["source_tokens", this.story.source] : ["tokens", this.story.tokens];
+    return { role: "token id", value: tokens[position].id, link: [name, [position]] };
   }
 }

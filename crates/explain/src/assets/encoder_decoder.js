@@ -37,12 +37,24 @@ function architecturesPicture(hasFeedForward) {
   box(own, 28, "next token");
   for (const [from, to] of hasFeedForward ? [[222, 200], [172, 150], [122, 56]] : [[222, 200], [172, 56]]) arrow(middle(own), from, middle(own), to);
   const stack = hasFeedForward ? "masked self-attention and a feed-forward network" : "masked self-attention";
-  return s("svg", { viewBox: `0 0 ${W} ${H}`, width: W, role: "img", "aria-label": `an encoder-decoder Transformer has two stacks joined by cross-attention, this decoder-only one has a single stack with ${stack}` }, out);
+  return s("svg", { viewBox: `0 0 ${W} ${H}`, width: W, role: "img", "aria-label": `an encoder-decoder Transformer has two stacks joined by cross-attention, a decoder-only one has a single stack with ${stack}` }, out);
 }
 
 function architecturesBody(panel) {
   const { config } = panel.story,
-    hasFeedForward = config.feed_forward !== "none";
+    architecture = config.architecture ?? "decoder",
+    hasFeedForward = config.feed_forward !== "none",
+    depth = `${countOf(config.n_layers, "layer")} with ${countOf(config.n_heads, "head")} each`;
+  const headings = {
+    decoder: ["encoder-decoder (“normal”)", "decoder-only (this model)"],
+    encoder_decoder: ["encoder-decoder (“normal”, this model)", "decoder-only"],
+  }[architecture] ?? ["encoder-decoder (“normal”)", "decoder-only"];
+  const place = {
+    decoder: `Left: the normal Transformer. Right: this model${hasFeedForward ? "" : ", which has no feed-forward network"}. Both read from the bottom to the top${config.n_layers > 1 ? ", and repeat their layers" : "; the left one repeats its layers, and this model has one"}.`,
+    encoder_decoder: `Left: the normal Transformer, as this model is${hasFeedForward ? "" : ", though without the feed-forward networks"}. Right: a decoder-only one. Both read from the bottom to the top, and repeat their layers.`,
+    prefix: "Left: the normal Transformer. Right: a decoder-only one. This model is in between: it has one stack like the right one, but the tokens of its prompt see each other in both directions, as in an encoder.",
+    encoder: "Left: the normal Transformer. Right: a decoder-only one. This model is the left stack alone: an encoder, which reads a whole text in both directions and writes none.",
+  }[architecture];
   const row = (name, normal, ours) => h("tr", {}, h("th", { scope: "row", class: "long" }, name), h("td", { class: "prose", "data-label": "encoder-decoder" }, normal), h("td", { class: "prose", "data-label": "decoder-only" }, ours));
   return [
     h(
@@ -52,23 +64,27 @@ function architecturesBody(panel) {
       h(
         "figcaption",
         {},
-        `Left: the normal Transformer. Right: this model${hasFeedForward ? "" : ", which has no feed-forward network"}. Both read from the bottom to the top${config.n_layers > 1 ? ", and repeat their layers" : "; the left one repeats its layers, and this model has one"}.`,
+        place,
       ),
     ),
     h(
       "table",
       { class: "stacked" },
-      headerRow(["", ["encoder-decoder (“normal”)"], ["decoder-only (this model)"]]),
+      headerRow(["", ...headings.map((heading) => [heading])]),
       h(
         "tbody",
         {},
-        row("stacks", "two: an encoder for the prompt, a decoder for the answer", `one for both: ${countOf(config.n_layers, "layer")} with ${countOf(config.n_heads, "head")} each`),
+        row(
+          "stacks",
+          `two: an encoder for the prompt, a decoder for the answer${architecture === "encoder_decoder" ? `, ${depth}` : ""}`,
+          `one for both${architecture === "decoder" ? `: ${depth}` : ""}`,
+        ),
         row("attention within the prompt", "unmasked: each token sees all others, also later ones", "masked: each token sees itself and earlier ones"),
         row("attention within the answer", "masked", "masked, and it also sees the prompt"),
         row("from prompt to answer", "encoder-decoder attention: queries of the answer, keys and values of the prompt", "the same masked self-attention; nothing else is needed"),
         row("trained on", "pairs of input and output, such as translations; the loss counts the output", "any text; the loss counts every token, also those of the prompt"),
         row("calculations for a prompt", "once by the encoder, then the decoder looks back at it", "once in the prefill, then its keys and values are reused"),
-        row("examples", "the Transformer of 2017, T5, Whisper", "GPT, Llama, and this model"),
+        row("examples", architecture === "encoder_decoder" ? "the Transformer of 2017, T5, Whisper, and this model" : "the Transformer of 2017, T5, Whisper", architecture === "decoder" ? "GPT, Llama, and this model" : "GPT, Llama"),
       ),
     ),
     h("p", { class: "soft" }, "StatQuest’s video “Decoder-Only Transformers” compares both at 32:14."),

@@ -16,17 +16,17 @@ function tokensBody(panel) {
       h(
         "tbody",
         {},
-        tokensOf(panel).map((t) =>
+        [["source", "source_tokens"], ["target", "tokens"]].flatMap(([input, name]) => tokensIn(panel, input).map((t) =>
           h(
             "tr",
             {},
-            tokenHeader(panel, t.position, "row", differsFrom(panel, (story) => story.tokens[t.position]?.text, t.text)),
+            tokenHeader(panel, t.position, "row", differsFrom(panel, (story) => tokensIn({ story }, input)[t.position]?.text, t.text), input),
             h("td", {}, `${t.position}`),
-            tokenIdCell(panel, t),
-            h("td", { class: "words-cell" }, t.from === "prompt" ? "the prompt" : "the completion"),
-            h("td", { class: "words-cell whole soft" }, when(t)),
+            tokenIdCell(panel, t, name),
+            h("td", { class: "words-cell" }, { prompt: "the prompt", start: "the start of every output" }[t.from] ?? "the completion"),
+            h("td", { class: "words-cell whole soft" }, input === "source" ? "the encoder" : when(t)),
           ),
-        ),
+        )),
       ),
     ),
     promptNotes(panel),
@@ -38,18 +38,18 @@ const promptNotes = ({ story }) => [
     ? h("p", { class: "note unseen" }, `Not in the vocabulary, so that the model does not see ${story.unknown.length === 1 ? "it" : "them"}: ${story.unknown.map(printable).join(", ")}`)
     : null,
   story.truncated
-    ? h("p", { class: "note" }, `Truncated: ${countOf(story.truncated, "token")} at the start of the prompt did not fit the context.`)
+    ? h("p", { class: "note" }, `Truncated: ${countOf(story.truncated, "token")} at the ${story.source ? "end" : "start"} of the prompt did not fit the context.`)
     : null,
 ];
-const tokenIdCell = (panel, token) =>
+const tokenIdCell = (panel, token, name) =>
   h(
     "td",
     {
-      class: `n ${differsFrom(panel, (story) => story.tokens[token.position]?.id, token.id) ?? ""}`.trim(),
+      class: `n ${differsFrom(panel, (story) => idsNamed({ story }, name)[token.position]?.id, token.id) ?? ""}`.trim(),
       tabindex: -1,
-      "data-p": token.position,
+      "data-p": markOf(name === "tokens" ? "target" : "source", token.position),
       "data-pane": state.panels.indexOf(panel),
-      "data-name": "tokens",
+      "data-name": name,
       "data-index": `${token.position}`,
     },
     `${token.id}`,
@@ -60,7 +60,7 @@ function predictionsBody(panel) {
     others = otherOf(panel)?.story.next_words;
   return [
     scrollTable(
-      headerRow(["after", ["top prediction"], "", ["actual next token"], "its probability", "surprisal"]),
+      headerRow([isMasked(panel) ? "at" : "after", ["top prediction"], "", [isMasked(panel) ? "token, or the predicted one" : "actual next token"], "its probability", "surprisal"]),
       h(
         "tbody",
         {},
@@ -122,7 +122,11 @@ function sampledTokenBody(panel, chosen) {
     h(
       "p",
       {},
-      pass === 0
+      isMasked(panel)
+        ? `Position ${chosen.after}, predicted from ${countOf(tokens.length - 1, "other token")} on both sides, in one pass.`
+        : pass === 0 && hasSource(panel)
+        ? `The encoder read ${countOf(sourceOf(panel).length, "token")}, once for all tokens of the output; the decoder starts with ${quoted(tokens[0].text)}.`
+        : pass === 0
         ? `Prefill: ${countOf(tokens.filter((t) => t.pass === 0).length, "prompt token")} computed in one pass.`
         : `Decode step: only ${quoted(tokens[chosen.after].text)} was computed; the keys and values of ${countOf(chosen.after, "earlier token")} came from the KV cache.`,
     ),
@@ -151,7 +155,7 @@ function sampledTokenBody(panel, chosen) {
       1,
     ),
     chosen.more ? h("p", { class: "soft" }, `and ${countOf(chosen.more, "more token")}`) : null,
-    chosen === panel.story.answer[panel.story.answer.length - 1] ? h("p", {}, finishText(panel.story.finish)) : null,
+    panel.story.finish && chosen === panel.story.answer[panel.story.answer.length - 1] ? h("p", {}, finishText(panel.story.finish)) : null,
   ];
 }
 const finishText = (finish) =>
@@ -186,6 +190,8 @@ function samplingStrip(chosen) {
 }
 
 function contributionsBody(panel) {
+  if (!panel.story.contributions.length)
+    return h("p", {}, "This model has a layer with an activation function before its output layer, so that its logits are not sums of contributions.");
   return panel.story.contributions.map((c) => {
     const parts = [...c.parts].sort((a, b) => Math.abs(b.value) - Math.abs(a.value)),
       shown = parts.slice(0, 14),
@@ -196,7 +202,7 @@ function contributionsBody(panel) {
       listed.push({ name: countOf(rest.length, "smaller part"), value, text: formatNumber(value, 2) });
     }
     return [
-      h("h3", {}, `${quoted(c.token.text)} after ${quoted(tokensOf(panel)[c.position].text)}`),
+      h("h3", {}, `${quoted(c.token.text)} ${isMasked(panel) ? "at" : "after"} ${quoted(tokensOf(panel)[c.position].text)}`),
       waterfall(listed, { name: "sum", value: c.sum, text: formatNumber(c.sum, 2) }),
       h(
         "p",
@@ -221,7 +227,7 @@ function lensBody(panel) {
     h(
       "p",
       {},
-      `What the model would predict after ${quoted(tokensOf(panel)[position].text)} if the residual stream went straight to the output layer.`,
+      `What the model would predict ${isMasked(panel) ? "at" : "after"} ${quoted(tokensOf(panel)[position].text)} if the residual stream went straight to the output layer.`,
     ),
     scrollTable(
       headerRow(["", ["top prediction"], "", ["second"], ["third"]]),

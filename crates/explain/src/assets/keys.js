@@ -93,6 +93,7 @@ function saveLink() {
   if (state.all) link.set("view", "all");
   if (state.head) link.set("head", state.head);
   if (state.position !== null) link.set("position", state.position);
+  if (state.source !== null) link.set("source", state.source);
   if (why) link.set("why", `${why.name}:${why.index.join(",")}${why.panel ? `:${why.panel}` : ""}`);
   const hash = `#${link.toString().replaceAll("%3A", ":").replaceAll("%2C", ",")}`;
   if (location.hash !== hash) window.history.replaceState(null, "", hash);
@@ -108,6 +109,7 @@ function loadLink() {
   state.all = link.get("view") === "all";
   state.head = Math.min(indexParam("head", 0), headCount() - 1);
   state.position = indexParam("position", null);
+  state.source = indexParam("source", null);
   const [name, index, panel] = (link.get("why") || "").split(":");
   state.trail =
     name && /^\d+(,\d+)*$/.test(index)

@@ -126,7 +126,7 @@ async function submit(isNew) {
     const link = new URLSearchParams(Object.entries(values).filter(([name, value]) => value !== DEFAULTS[name]));
     if (isNew) window.history.pushState(null, "", `${location.pathname}?${link}${location.hash}`);
     const first = !state.panels.length;
-    Object.assign(state, { panels, edits: noEdits(), edited: 0, outcome: null, position: null, trail: [], open: new Set() });
+    Object.assign(state, { panels, edits: noEdits(), edited: 0, outcome: null, position: null, source: null, trail: [], open: new Set() });
     if (first) loadLink();
     draw();
   } catch (error) {

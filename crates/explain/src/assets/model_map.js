@@ -59,8 +59,9 @@ class ModelMap {
     this.sums.push(this.height + MAP_ROW / 2);
     this.row([[label, id]]);
   }
-  heads(layer) {
-    const name = (hook) => `blocks.${layer}.${hook}`,
+  // The heads of an attention sublayer; `path` leads from a hook to its tensor.
+  heads(path, attention) {
+    const name = (hook) => path(hook.replace("attn.", `${attention}.`)),
       heads = mapHeads(this.config.n_heads),
       more = this.config.n_heads - heads.length;
     const rows = HEAD_ROWS.map((row) => row.filter(([hook]) => this.index.has(name(hook)))).filter((row) => row.length);
@@ -77,25 +78,26 @@ class ModelMap {
           this.box(x + 4 + i * (each + 3), this.height + 4 + r * (cell + 3), each, cell, each < 46 ? (shortNames[label] ?? label) : label, name(hook), head),
         );
       });
-      this.shapes.push({ text: heads.length > 1 || more ? `head ${head + 1}` : "attention head", x: x + width / 2, y: this.height + height - 14, chosen: head === state.head });
+      this.shapes.push({ text: heads.length > 1 || more ? `head ${head + 1}` : attention === "cross_attn" ? "cross-attention head" : "attention head", x: x + width / 2, y: this.height + height - 14, chosen: head === state.head });
     });
     if (more) this.shapes.push({ text: `+${more}`, x: MAP_WIDTH - 14, y: this.height + height / 2 });
     this.height += height + MAP_GAP;
   }
-  layer(layer, isOpen) {
-    const name = (hook) => `blocks.${layer}.${hook}`,
+  layer(prefix, layer, isOpen, layers) {
+    const name = (hook) => `${prefix}blocks.${layer}.${hook}`,
       start = this.height,
       sum = (hook) => [name(hook), "+ residual connection"];
     this.height += 6;
     if (isOpen) {
       const post = this.index.has(name("hook_attn_sum")) || this.index.has(name("hook_mlp_sum"));
       if (!post) this.row([["norm", name("ln1.hook_normalized")]]);
-      this.heads(layer);
+      this.heads(name, "attn");
       this.row([["attention output", name("hook_attn_out_before_norm")]]);
       this.row([["attention output", name("hook_attn_out")]]);
       this.sum(...sum("hook_attn_sum"));
       if (post) this.row([["norm", name("ln1.hook_normalized")]]);
       this.sum(...sum("hook_resid_mid"));
+      if (this.index.has(name("cross_attn.hook_q"))) this.crossAttention(name, sum, post);
       if (!post) this.row([["norm", name("ln2.hook_normalized")]]);
       this.row([["hidden units", name("mlp.hook_pre")], ["× gate", name("mlp.hook_pre_linear")]]);
       this.row([["activations", name("mlp.hook_post")]]);
@@ -107,36 +109,67 @@ class ModelMap {
     } else {
       const heads = mapHeads(this.config.n_heads);
       this.row(heads.map((head) => [`head ${head + 1}`, name("attn.hook_pattern"), head]), 4);
+      this.row([["cross-attention", name("cross_attn.hook_pattern")]]);
       this.row([["feed-forward", name("hook_mlp_out")]]);
     }
-    if (this.config.n_layers > 1) {
+    if (layers > 1) {
       this.shapes.unshift({ x: MAP_LEFT - 7, y: start, width: MAP_WIDTH - MAP_LEFT + 14, height: this.height - start + 14, isLayer: true, card: this.index.get(name("attn.hook_q")) });
       this.shapes.push({ text: `layer ${layer + 1}`, x: MAP_LEFT + 20, y: this.height - 2, chosen: isOpen });
       this.height += 20;
     }
   }
-  svg() {
-    const { config } = this,
-      current = cards[state.step].layer ?? state.layer;
-    this.row([["tokens", "words"]]);
-    this.row([["embedding", "hook_embed"], ["positions", "hook_pos_embed"]]);
-    this.sum("blocks.0.hook_resid_pre", "+ sum of both");
+  // The sublayer that looks at the encoder's output.
+  crossAttention(name, sum, post) {
+    if (!post) this.row([["norm", name("ln_cross.hook_normalized")]]);
+    this.heads(name, "cross_attn");
+    this.row([["cross-attention output", name("hook_cross_attn_out_before_norm")]]);
+    this.row([["cross-attention output", name("hook_cross_attn_out")]]);
+    this.sum(...sum("hook_cross_attn_sum"));
+    if (post) this.row([["norm", name("ln_cross.hook_normalized")]]);
+    this.sum(...sum("hook_resid_mid_cross"));
+  }
+  // A line of text between the stacks.
+  caption(text) {
+    this.shapes.push({ text, x: MAP_WIDTH / 2, y: this.height + 6, chosen: true });
+    this.height += 24;
+  }
+  // A stack from its embedding to its last norm; returns the ends of its residual stream.
+  stack(prefix, layers, current) {
+    if (prefix) this.caption("encoder");
+    this.row([["embedding", `${prefix}hook_embed`], ["positions", `${prefix}hook_pos_embed`]]);
+    this.row([["sum of both", `${prefix}hook_embed_sum`]]);
+    this.row([["norm", `${prefix}hook_full_embed`]]);
+    this.sum(`${prefix}blocks.0.hook_resid_pre`, "+ sum of both");
     const from = this.height - MAP_ROW / 2 - MAP_GAP;
     let previous = -1;
-    for (const layer of mapLayers(config.n_layers, current)) {
+    for (const layer of mapLayers(layers, current)) {
       if (layer > previous + 1) {
         this.shapes.push({ text: `⋮ ${countOf(layer - previous - 1, "more layer")}`, x: MAP_WIDTH / 2, y: this.height + 4 });
         this.height += 22;
       }
-      this.layer(layer, layer === current || config.n_layers === 1);
+      this.layer(prefix, layer, layer === current || layers === 1, layers);
       previous = layer;
     }
     const to = this.height + MAP_ROW / 2;
-    this.row([["norm", "ln_final.hook_normalized"]]);
+    this.row([["norm", `${prefix}ln_final.hook_normalized`]]);
+    return [from, to];
+  }
+  svg() {
+    const { config } = this,
+      current = cards[state.step].layer ?? state.layer;
+    this.row([["tokens", "words"]]);
+    const inEncoder = encoderLayers(state.panels[0].story),
+      streams = [];
+    if (inEncoder) {
+      streams.push(this.stack("encoder.", inEncoder, current));
+      this.caption("decoder");
+    }
+    streams.push(this.stack("", config.n_layers, current));
+    this.row([["head transform", "mlm_head.hook_normalized"]]);
     this.row([["output layer: logits", "logits"]]);
     this.row([["softmax: probabilities", "probabilities"]]);
     const answer = state.panels[0].story.answer[0];
-    this.row([[`next token: ${answer ? printable(answer.token.text) : ""}`, "answer-0"]]);
+    this.row([[`${isMasked(state.panels[0]) ? "masked token" : "next token"}: ${answer ? printable(answer.token.text) : ""}`, "answer-0"]]);
     const H = this.height + 4,
       flip = (y, height = 0) => H - y - height;
     const open = (shape) => () => {
@@ -169,7 +202,7 @@ class ModelMap {
       );
     };
     const stream = config.residual === false ? [] : [
-      s("line", { class: "map-stream", x1: 9, x2: 9, y1: flip(from), y2: flip(to) }),
+      streams.map(([from, to]) => s("line", { class: "map-stream", x1: 9, x2: 9, y1: flip(from), y2: flip(to) })),
       this.sums.map((y) => [
         s("line", { class: "map-stream thin", x1: 9, x2: MAP_LEFT, y1: flip(y), y2: flip(y) }),
         s("circle", { class: "map-sum", cx: 9, cy: flip(y), r: 7 }),
@@ -208,10 +241,10 @@ const isSampled = (answer) => answer.uniform !== null;
 
 // What the model predicts after the prompt, and what was sampled, if that is another token.
 function predictionSentence(panel) {
-  const position = lastOfPrompt(panel),
+  const position = focusOf(panel),
     answer = panel.story.answer[0],
     top = panel.story.next_words[position].top[0];
-  const after = `After ${quoted(tokensOf(panel)[position].text)}`;
+  const after = `${isMasked(panel) ? `At position ${position},` : "After"} ${quoted(tokensOf(panel)[position].text)}`;
   if (!answer) return "";
   const token = quoted(answer.token.text),
     chance = percent(answer.token.probability, 2);
@@ -225,7 +258,9 @@ function predictionSentence(panel) {
 // The card that opens the page: the prediction, and the whole model.
 function overviewBody(panel) {
   const { story } = panel,
-    position = lastOfPrompt(panel),
+    position = focusOf(panel),
+    // An encoder reads the text on both sides of the masked token.
+    shown = hasSource(panel) ? sourceOf(panel) : isMasked(panel) ? tokensOf(panel) : tokensOf(panel).slice(0, position + 1),
     next = story.next_words[position],
     answer = story.answer[0],
     isFirst = panel === state.panels[0];
@@ -243,15 +278,13 @@ function overviewBody(panel) {
       h(
         "p",
         { class: "headline" },
-        tokensOf(panel)
-          .slice(0, position + 1)
-          .map((token) => h("span", { class: "word", "data-p": token.position }, printable(token.text))),
+        shown.map((token) => h("span", { class: "word", "data-p": markOf(hasSource(panel) ? "source" : "target", token.position) }, printable(token.text))),
         h("span", { class: "soft" }, " → "),
         answer ? h("span", { class: "word answer last" }, printable(answer.token.text)) : null,
       ),
       promptNotes(panel),
       h("p", {}, predictionSentence(panel), "The cards show every value on the way there, in the order of computation."),
-      h("h3", {}, `The most likely next tokens after ${quoted(tokensOf(panel)[position].text)}`),
+      h("h3", {}, isMasked(panel) ? `The most likely tokens at position ${position}` : hasSource(panel) ? "The most likely first tokens of the output" : `The most likely next tokens after ${quoted(tokensOf(panel)[position].text)}`),
       bars(
         next.top.slice(0, 5).map((token) => ({
           name: printable(token.text),

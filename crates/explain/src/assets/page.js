@@ -10,6 +10,7 @@ const state = {
   head: 0,
   layer: 0,
   position: null,
+  source: null, // the selected token of the encoder's input
   decimals: 2,
   open: new Set(),
   trail: [],
@@ -21,20 +22,60 @@ const state = {
 let cards = [];
 
 // The largest number of layers and of heads of the models that the panels show.
-const layerCount = () => Math.max(...state.panels.map(({ story }) => story.config.n_layers));
+const encoderLayers = ({ config }) => (config.architecture === "encoder_decoder" ? (config.n_encoder_layers ?? config.n_layers) : 0);
+const layerCount = () => Math.max(...state.panels.map(({ story }) => Math.max(story.config.n_layers, encoderLayers(story))));
 const headCount = () => Math.max(...state.panels.map(({ story }) => story.config.n_heads));
+
+// What cards say that depends on what the model predicts, and from what.
+function architectureTexts(architecture) {
+  const isMasked = architecture === "encoder",
+    hasEncoder = architecture === "encoder_decoder";
+  return {
+    subtitle: isMasked ? "what stands at the blank?" : "from word to next word",
+    overview: isMasked
+      ? "An encoder reads the whole text at once and predicts the tokens that are masked. This is the prediction, and the whole model that makes it."
+      : hasEncoder
+        ? "An encoder reads the input, and a decoder writes the output, one token after another. This is the first one, and the whole model that predicts it."
+        : "A language model predicts one token after another. This is the prediction after the prompt, and the whole model that makes it.",
+    phase: isMasked ? "masked token" : "next token",
+    predictions: isMasked ? "predictions at every position" : "next-token predictions",
+    everyPosition: isMasked
+      ? "The model predicts the token of every position. Only the masked ones are a question: the others it can see."
+      : hasEncoder
+        ? "The decoder predicts the next token of the output at every position: training uses all of them at once."
+        : "The model predicts the next token at every position, also within the prompt: training uses all of them at once.",
+    whyEveryPosition: isMasked
+      ? "In training some tokens are hidden, and the loss counts these alone: to see the answer would be no exercise."
+      : "Grading all positions at once makes training fast: a text of 100 tokens is 99 exercises. The mask makes this fair, since no position sees what it has to predict.",
+    whyToken: isMasked
+      ? "All blanks are filled at once: none knows what is in another one."
+      : "The chosen token is appended to the text, and the model runs again: this is how it writes more than one token.",
+    stacks: hasEncoder
+      ? "This is a normal Transformer, as the first one was: an encoder and a decoder. Decoder-only models need only one stack."
+      : "The first Transformer had two stacks, an encoder and a decoder. Models like this one need only one of them.",
+    whyStacks: hasEncoder
+      ? "With two stacks, the whole input can be read in both directions before the first word of the output is written."
+      : isMasked
+        ? "One stack that reads in both directions understands a text that is there already, but cannot write one."
+        : "One stack with masked self-attention learns from any text, in one simple task: predict the next token.",
+  };
+}
 
 // The phase of a step, as shown in the progress map.
 function phaseOf(step, config) {
-  const isInput = step.op.kind === "add" && step.op.a === "hook_embed";
+  const isInput = step.op.kind === "add" && step.op.a.endsWith("hook_embed");
+  if (step.name.startsWith("encoder."))
+    return step.layer === null || isInput || layerCount() === 1 ? "encoder" : `encoder layer ${step.layer + 1}`;
   if (step.layer !== null && !isInput) {
     if (layerCount() > 1) return `layer ${step.layer + 1}`;
-    return config.feed_forward === "none" ? "masked self-attention" : "layer 1";
+    if (attentionOf(step) === "cross" || /cross/.test(step.name)) return "cross-attention";
+    const isMasked = config.architecture === undefined || config.architecture === "encoder_decoder";
+    return config.feed_forward === "none" ? (isMasked ? "masked self-attention" : "self-attention") : "layer 1";
   }
-  return step.axes.includes("token") || step.name.startsWith("ln_final") ? "output" : "input";
+  return step.axes.includes("token") || /^(ln_final|mlm_head)/.test(step.name) ? "output" : "input";
 }
 const partOf = ({ name, layer }) =>
-  layer === null ? "" : /\.mlp\.|mlp_|\.ln2\.|resid_post/.test(name) ? "feed-forward" : "attention";
+  layer === null ? "" : /cross/.test(name) ? "cross-attention" : /\.mlp\.|mlp_|\.ln2\.|resid_post/.test(name) ? "feed-forward" : "attention";
 
 // The steps of all panels in order. A step that only the second panel has
 // comes after the step that precedes it there.
@@ -51,6 +92,7 @@ function allSteps() {
 
 function listCards() {
   const { story } = state.panels[0],
+    texts = architectureTexts(story.config.architecture),
     hasLayers = layerCount() > 1,
     listed = [];
   const add = (phase, id, title, term, purpose, body, more = {}) =>
@@ -61,8 +103,8 @@ function listCards() {
     "overview",
     "overview",
     "the prediction",
-    "from word to next word",
-    "A language model predicts one token after another. This is the prediction after the prompt, and the whole model that makes it.",
+    texts.subtitle,
+    texts.overview,
     overviewBody,
   );
   add(
@@ -95,24 +137,24 @@ function listCards() {
     );
   }
   add(
-    "next token",
+    texts.phase,
     "next",
-    "next-token predictions",
+    texts.predictions,
     "predictions and surprisal at every position",
-    "The model predicts the next token at every position, also within the prompt: training uses all of them at once.",
+    texts.everyPosition,
     predictionsBody,
-    { why: "Grading all positions at once makes training fast: a text of 100 tokens is 99 exercises. The mask makes this fair, since no position sees what it has to predict." },
+    { why: texts.whyEveryPosition },
   );
   const completions = state.panels.map((panel) => panel.story.answer);
   range(Math.max(...completions.map((completion) => completion.length))).forEach((n) =>
     add(
-      "next token",
+      texts.phase,
       `answer-${n}`,
-      `next token: ${[...new Set(completions.filter((completion) => completion[n]).map((completion) => printable(completion[n].token.text)))].join(" or ")}`,
+      `${texts.phase}: ${[...new Set(completions.filter((completion) => completion[n]).map((completion) => printable(completion[n].token.text)))].join(" or ")}`,
       "sampling",
       "From probabilities to one token.",
       (panel) => (panel.story.answer[n] ? sampledTokenBody(panel, panel.story.answer[n]) : null),
-      { why: "The chosen token is appended to the text, and the model runs again: this is how it writes more than one token." },
+      { why: texts.whyToken },
     ),
   );
   if (state.panels.some((panel) => panel.story.adapter))
@@ -173,9 +215,9 @@ function listCards() {
     "architectures",
     "decoder-only or encoder-decoder",
     "StatQuest: decoder-only against normal Transformers",
-    "The first Transformer had two stacks, an encoder and a decoder. Models like this one need only one of them.",
+    texts.stacks,
     comparesModels() ? architecturesBody : firstPanelOnly(architecturesBody),
-    { why: "One stack with masked self-attention learns from any text, in one simple task: predict the next token." },
+    { why: texts.whyStacks },
   );
   add(
     "a closer look",
@@ -216,7 +258,7 @@ function cardOf(card, number) {
   const picks = card.heads > 1;
   const next = cards[number + 1];
   // The same step in the layers above and below.
-  const inLayer = (layer) => cards.findIndex((other) => other.id === card.id.replace(/^blocks\.\d+/, `blocks.${layer}`));
+  const inLayer = (layer) => cards.findIndex((other) => other.id === card.id.replace(/^(encoder\.)?blocks\.\d+/, `$1blocks.${layer}`));
   const layerButton = (layer, text) =>
     card.layer !== null && layer >= 0 && inLayer(layer) >= 0
       ? h("button", { type: "button", "data-layer": layer, onclick: () => go(inLayer(layer), true) }, text)
@@ -296,7 +338,7 @@ function valueRows(body) {
     else if (each.matches("tr")) found = [children.map(textOf).join("\t")];
     else if (each.matches(".bars")) found = inRowsOf(children, 3, ([name, , amount]) => [name, amount].map(textOf));
     else if (each.matches(".gradient")) found = inRowsOf(children, 2, ([label, value]) => [label.firstChild, value].map(textOf));
-    else if (each.matches(".picture") && !hasTable) found = heatmapRows(children);
+    else if (each.matches(".picture") && !hasTable) found = heatmapRows(children, Number(each.dataset.columns));
     if (found.length) {
       rows.push(...headings, ...found);
       headings = [];
@@ -305,10 +347,9 @@ function valueRows(body) {
   return rows;
 }
 // The rows of a heat map: its tokens, if they are shown, and its weights.
-function heatmapRows(cells) {
-  const count = Math.round(Math.sqrt(cells.length));
+function heatmapRows(cells, columns) {
   const textOf = (cell) => (cell.tagName === "SPAN" ? cell.textContent : cell.style.getPropertyValue("--tint"));
-  return range(count).map((n) => cells.slice(n * count, (n + 1) * count).map(textOf).join("\t"));
+  return range(cells.length / columns).map((n) => cells.slice(n * columns, (n + 1) * columns).map(textOf).join("\t"));
 }
 
 // Copies the values of a card to the clipboard.
@@ -399,6 +440,10 @@ function go(step, toCard = false) {
 }
 function selectPosition(position) {
   state.position = position;
+  draw();
+}
+function selectSource(position) {
+  state.source = position;
   draw();
 }
 
@@ -529,6 +574,25 @@ const recomputedNote = (panel) =>
       ]
     : [];
 
+// A token in the bar; a click selects it.
+function wordButton(panel, token, input) {
+  const isSource = input === "source",
+    chosen = selectedRow(panel, { rows: input });
+  return h(
+    "button",
+    {
+      type: "button",
+      class: `word${token.from === "answer" ? " answer" : ""}`,
+      "data-p": markOf(input, token.position),
+      "aria-pressed": token.position === chosen,
+      title: `position ${token.position}${isSource ? " of the input" : ""}; click to select it`,
+      onclick: () => (isSource ? selectSource : selectPosition)(token.position),
+    },
+    printable(token.text),
+    h("small", {}, `${token.position}`),
+  );
+}
+
 function drawBar() {
   const texts = cards.map((card, i) => [
     i,
@@ -540,24 +604,12 @@ function drawBar() {
     state.panels.map((panel) =>
       h(
         "div",
-        { class: tokensOf(panel).length > 16 ? "words many" : "words" },
-        tokensOf(panel).map((t) =>
-          h(
-            "button",
-            {
-              type: "button",
-              class: `word${t.from === "answer" ? " answer" : ""}`,
-              "data-p": t.position,
-              "aria-pressed": t.position === selectedPosition(panel),
-              title: `position ${t.position}; click to select it`,
-              onclick: () => selectPosition(t.position),
-            },
-            printable(t.text),
-            h("small", {}, `${t.position}`),
-          ),
-        ),
-        h("span", { class: "soft", "aria-hidden": "true" }, "→"),
-        panel.story.answer.slice(-1).map((a) => h("span", { class: "word answer last" }, printable(a.token.text))),
+        { class: tokensOf(panel).length + sourceOf(panel).length > 16 ? "words many" : "words" },
+        sourceOf(panel).map((t) => wordButton(panel, t, "source")),
+        hasSource(panel) ? h("span", { class: "soft" }, "| output:") : null,
+        tokensOf(panel).map((t) => wordButton(panel, t, "target")),
+        isMasked(panel) ? null : h("span", { class: "soft", "aria-hidden": "true" }, "→"),
+        isMasked(panel) ? null : panel.story.answer.slice(-1).map((a) => h("span", { class: "word answer last" }, printable(a.token.text))),
       ),
     ),
     h(

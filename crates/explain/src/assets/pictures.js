@@ -108,7 +108,7 @@ function sinusoids(panel, step) {
   const width = step.shape[1],
     shown = Math.min(width, 6),
     last = Math.max(panel.story.config.context_length - 1, 1);
-  const limit = Math.min(last, Math.max(panel.story.tokens.length + 2, 12), 63);
+  const limit = Math.min(last, Math.max(rowTokens(panel, step).length + 2, 12), 63);
   const W = room(),
     H = 112,
     left = 34,
@@ -125,7 +125,7 @@ function sinusoids(panel, step) {
       const points = range(241)
         .map((i) => (i / 240) * limit)
         .map((p) => `${x(p).toFixed(1)},${y(wave(p * f)).toFixed(1)}`);
-      const tokens = panel.story.tokens.filter((t) => t.position <= limit);
+      const tokens = rowTokens(panel, step).filter((t) => t.position <= limit);
       return s(
         "svg",
         {
@@ -142,7 +142,7 @@ function sinusoids(panel, step) {
         tokens.map((t) =>
           s(
             "g",
-            { "data-p": t.position },
+            { "data-p": markOf(step.rows, t.position) },
             s("line", { class: "drop", x1: x(t.position), x2: x(t.position), y1: y(0), y2: y(wave(t.position * f)) }),
             s("circle", { class: "dot", cx: x(t.position), cy: y(wave(t.position * f)), r: 5 }),
             tokens.length <= 14
@@ -161,18 +161,22 @@ function sinusoids(panel, step) {
 }
 
 // Attention as lines from each query (below) to its keys (above); thicker means a larger weight.
-function attentionLines(texts, weight, chosen, choose) {
-  const step = Math.min(110, Math.max(34, room() / texts.length)),
-    W = step * texts.length,
+// The keys may be other tokens than the queries; `marks` are what highlights a query and a key.
+function attentionLines(texts, weight, chosen, choose, { keyTexts = texts, marks = [(at) => at, (at) => at] } = {}) {
+  const longest = Math.max(texts.length, keyTexts.length),
+    step = Math.min(110, Math.max(34, room() / longest)),
+    W = step * longest,
     H = 150;
   const x = (at) => step * (at + 0.5),
     clip = Math.max(2, Math.floor(step / 8));
-  const label = (at) => {
-    const text = printable(texts[at]);
+  const label = (token) => {
+    const text = printable(token);
     return text.length > clip ? `${text.slice(0, clip - 1)}…` : text;
   };
   const lines = texts.flatMap((_, query) =>
-    range(query + 1).map((key) => ({ query, key, weight: weight(query, key) || 0 })),
+    range(keyTexts.length)
+      .filter((key) => weight(query, key) !== null)
+      .map((key) => ({ query, key, weight: weight(query, key) || 0 })),
   );
   return h(
     "div",
@@ -186,7 +190,7 @@ function attentionLines(texts, weight, chosen, choose) {
         role: "img",
         "aria-label": `what ${quoted(texts[chosen])} attends to: ${lines
           .filter((l) => l.query === chosen)
-          .map((l) => `${printable(texts[l.key])} ${percent(l.weight)}`)
+          .map((l) => `${printable(keyTexts[l.key])} ${percent(l.weight)}`)
           .join(", ")}`,
       },
       lines
@@ -203,14 +207,16 @@ function attentionLines(texts, weight, chosen, choose) {
               y2: 26,
               "stroke-width": (0.6 + 7 * l.weight).toFixed(2),
               "stroke-opacity": (l.query === chosen ? 0.25 + 0.75 * l.weight : 0.22 * l.weight).toFixed(3),
-              "data-p": l.query,
-              "data-k": l.key,
+              "data-p": marks[0](l.query),
+              "data-k": marks[1](l.key),
             },
-            s("title", {}, weightTitle(texts, l.query, l.key, l.weight)),
+            s("title", {}, weightTitle(texts, keyTexts, l.query, l.key, l.weight)),
           ),
         ),
-      texts.map((_, at) => [
-        s("text", { class: "label", x: x(at), y: 16, "text-anchor": "middle", "data-p": at }, label(at)),
+      keyTexts.map((text, at) =>
+        s("text", { class: "label", x: x(at), y: 16, "text-anchor": "middle", "data-p": marks[1](at) }, label(text)),
+      ),
+      texts.map((text, at) =>
         s(
           "text",
           {
@@ -218,12 +224,12 @@ function attentionLines(texts, weight, chosen, choose) {
             x: x(at),
             y: H - 10,
             "text-anchor": "middle",
-            "data-p": at,
+            "data-p": marks[0](at),
             onclick: () => choose(at),
           },
-          label(at),
+          label(text),
         ),
-      ]),
+      ),
     ),
   );
 }
@@ -234,29 +240,35 @@ const MAX_NAMED_ROWS = 16,
 
 // A heat map of attention weights, with tokens and values where there is room. `other` are the weights
 // to compare with, `largest` the size in pixels at most. `links`: whether the tokens are those of the prompt, so that both are highlighted together.
-function heatmap(texts, weight, label, { other = null, links = true, largest = 340 } = {}) {
-  const n = texts.length,
+function heatmap(
+  texts,
+  weight,
+  label,
+  { other = null, links = true, largest = 340, keyTexts = texts, marks = [(at) => at, (at) => at] } = {},
+) {
+  const n = Math.max(texts.length, keyTexts.length),
     named = n <= MAX_NAMED_ROWS;
-  if (n > MAX_CELLS) return heatmapCanvas(texts, weight, label);
+  if (n > MAX_CELLS) return heatmapCanvas(texts, keyTexts, weight, label, marks);
   const size = named
     ? Math.max(18, Math.min(42, Math.floor(Math.min(largest, room() - 60) / n)))
     : Math.max(4, Math.floor(Math.min(largest + 80, room()) / n));
-  const linkTo = (query, key) => (links ? { "data-p": query, "data-k": key } : {});
+  const linkTo = (query, key) => (links ? { "data-p": marks[0](query), "data-k": marks[1](key) } : {});
   const cells = [];
   if (named)
     cells.push(
       h("span", {}),
-      texts.map((text, at) => h("span", { class: "top", ...linkTo(at) }, h("em", {}, printable(text)))),
+      keyTexts.map((text, at) => h("span", { class: "top", ...(links ? { "data-p": marks[1](at) } : {}) }, h("em", {}, printable(text)))),
     );
-  for (let query = 0; query < n; query++) {
-    if (named) cells.push(h("span", { class: "side", ...linkTo(query) }, printable(texts[query])));
-    for (let key = 0; key < n; key++) {
+  for (let query = 0; query < texts.length; query++) {
+    if (named)
+      cells.push(h("span", { class: "side", ...(links ? { "data-p": marks[0](query) } : {}) }, printable(texts[query])));
+    for (let key = 0; key < keyTexts.length; key++) {
       const value = weight(query, key),
         differs = other && value !== null && Math.abs(other(query, key) - value) >= 0.05;
       const title =
         value === null
           ? null
-          : weightTitle(texts, query, key, value) + (differs ? `, ${percent(other(query, key))} in the other panel` : "");
+          : weightTitle(texts, keyTexts, query, key, value) + (differs ? `, ${percent(other(query, key))} in the other panel` : "");
       cells.push(
         h(
           "i",
@@ -271,31 +283,31 @@ function heatmap(texts, weight, label, { other = null, links = true, largest = 3
       );
     }
   }
-  const grid = `grid-template-columns:${named ? "max-content " : ""}repeat(${n},${size}px)`;
-  return h("div", { class: "picture", role: "img", "aria-label": label, style: grid }, cells);
+  const grid = `grid-template-columns:${named ? "max-content " : ""}repeat(${keyTexts.length},${size}px)`;
+  const columns = keyTexts.length + Number(named);
+  return h("div", { class: "picture", role: "img", "aria-label": label, style: grid, "data-columns": columns }, cells);
 }
-const weightTitle = (texts, query, key, weight) =>
-  `${printable(texts[query])} attends to ${printable(texts[key])}: ${percent(weight)}`;
+const weightTitle = (texts, keyTexts, query, key, weight) =>
+  `${printable(texts[query])} attends to ${printable(keyTexts[key])}: ${percent(weight)}`;
 
 // A heat map of many tokens, one pixel per weight.
-function heatmapCanvas(texts, weight, label) {
-  const n = texts.length,
-    canvas = h("canvas", { class: "drawn", width: n, height: n, role: "img", "aria-label": label });
+function heatmapCanvas(texts, keyTexts, weight, label, marks) {
+  const [rows, columns] = [texts.length, keyTexts.length],
+    canvas = h("canvas", { class: "drawn", width: columns, height: rows, role: "img", "aria-label": label });
   const context = canvas.getContext("2d");
   context.fillStyle = getComputedStyle(document.body).color;
-  for (let query = 0; query < n; query++) {
-    for (let key = 0; key < n; key++) {
+  for (let query = 0; query < rows; query++) {
+    for (let key = 0; key < columns; key++) {
       context.globalAlpha = weight(query, key) ?? 0;
       context.fillRect(key, query, 1, 1);
     }
   }
   canvas.addEventListener("mousemove", (e) => {
-    const [key, query] = [e.offsetX / canvas.clientWidth, e.offsetY / canvas.clientHeight].map((x) =>
-      Math.max(0, Math.min(n - 1, Math.floor(x * n))),
-    );
+    const cell = (x, n) => Math.max(0, Math.min(n - 1, Math.floor(x * n)));
+    const [key, query] = [cell(e.offsetX / canvas.clientWidth, columns), cell(e.offsetY / canvas.clientHeight, rows)];
     const value = weight(query, key);
-    canvas.title = value === null ? "masked" : weightTitle(texts, query, key, value);
-    highlight(`${query}`, `${key}`);
+    canvas.title = value === null ? "masked" : weightTitle(texts, keyTexts, query, key, value);
+    highlight(`${marks[0](query)}`, `${marks[1](key)}`);
   });
   return canvas;
 }

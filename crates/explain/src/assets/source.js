@@ -16,6 +16,18 @@ function parseAddress(address) {
   ];
 }
 
+// The input tokens of the encoder in encoder-decoder models: the prompt.
+const sourceOf = (panel) => panel.story.source ?? [];
+const hasSource = (panel) => sourceOf(panel).length > 0;
+// Whether the model predicts masked tokens, and not next ones.
+const isMasked = (panel) => panel.story.config.architecture === "encoder";
+// The tokens of the prompt.
+const promptTokens = (panel) => (hasSource(panel) ? sourceOf(panel) : panel.story.tokens.filter((t) => t.from === "prompt"));
+// The position of the first prediction: the last of the prompt, the start of the output, or the first masked one.
+const focusOf = (panel) => panel.story.answer[0]?.after ?? 0;
+// The tokens whose ids have this name in an address.
+const idsNamed = (panel, name) => ({ tokens: panel.story.tokens, source_tokens: sourceOf(panel) })[name];
+
 const localSource = {
   isLive: false,
   history: () => data.learning,
@@ -25,11 +37,12 @@ const localSource = {
     if (localSource.canLoad(panel)) localSource.layer(panel);
     const step = panel.byName.get(name),
       shape = step?.shape ?? panel.weight(name)?.shape;
-    const length = name === "tokens" ? [panel.story.tokens.length] : shape;
+    const ids = idsNamed(panel, name),
+      length = ids ? [ids.length] : shape;
     if (length && (length.length !== index.length || !index.every((i, axis) => i < length[axis])))
       throw new Error(`no value ${name}[${index.join(",")}]`);
     const isWeight = /\.(weight|bias)$/.test(name) || isAdapterWeight(name);
-    const found = step || isWeight || name === "tokens" ? panel.derive(name, index) : null;
+    const found = step || isWeight || ids ? panel.derive(name, index) : null;
     // A value that is not in the page must not appear as 0 or as the end of the chain.
     const isIncomplete =
       !found ||
@@ -52,13 +65,13 @@ const localSource = {
     const values = evaluate(
       panel.story.steps,
       panel.allWeights(),
-      panel.story.tokens.map((t) => t.id),
+      { target: panel.story.tokens.map((t) => t.id), source: sourceOf(panel).map((t) => t.id) },
     );
     for (const step of panel.story.steps.filter((step) => !panel.story.tensors[step.name])) {
       const { shape, data } = values[step.name],
-        seq = panel.story.tokens.length,
+        [, queries, keys] = shape,
         scores = panel.byName.get(step.op.of) || step;
-      const isMasked = (at) => step.axes.includes("key") && !isVisible(Math.floor(at / seq) % seq, at % seq, scores.op.window);
+      const isMasked = (at) => step.axes.includes("key") && !isVisible(scores.op, Math.floor(at / keys) % queries, at % keys);
       panel.story.tensors[step.name] = {
         axes: step.axes,
         shape,
@@ -73,19 +86,22 @@ const localSource = {
   },
   whatIf(panel, edits) {
     const { story } = panel,
-      prompt = story.tokens.filter((t) => t.from === "prompt"),
+      prompt = promptTokens(panel),
       ids = prompt.map((t) => t.id),
+      target = story.tokens.filter((t) => t.from !== "answer"),
+      // An encoder reads the prompt, and the decoder only the token that starts the output.
+      inputs = (ids) => (hasSource(panel) ? { target: target.map((t) => t.id), source: ids } : ids),
       disabledHeads = new Set(),
       original = panel.allWeights(),
       adapter = edits.find((edit) => edit.change === "adapter"),
       weights = adapter ? interpolated(original, panel.baseValues(), adapter.scale) : { ...original };
     const table = weights["token_embedding.weight"],
-      last = prompt.length - 1;
-    let steps = shortened(story.steps, prompt.length);
+      last = focusOf(panel);
+    let steps = shortened(story.steps, target.length);
     const base = steps;
     for (const edit of edits) {
       if (edit.change === "token") ids[edit.position] = edit.id;
-      else if (edit.change === "head_off") disabledHeads.add(`${edit.layer}.${edit.head}`);
+      else if (edit.change === "head_off") disabledHeads.add(headKey(edit.attention ?? "own", edit.layer, edit.head));
       else if (edit.change === "adapter") steps = withUpdates(steps, edit.scale);
       else if (edit.change !== "embedding") steps = without(steps, edit.change);
       else {
@@ -94,11 +110,13 @@ const localSource = {
         weights["token_embedding.weight"].data[edit.id * story.config.d_model + edit.dim] = edit.value;
       }
     }
-    const old = (panel.base ||= evaluate(base, original, prompt.map((t) => t.id)).probabilities);
-    const changed = edits.length ? evaluate(steps, weights, ids, disabledHeads).probabilities : old;
+    const old = (panel.base ||= evaluate(base, original, inputs(prompt.map((t) => t.id))).probabilities);
+    const changed = edits.length ? evaluate(steps, weights, inputs(ids), disabledHeads).probabilities : old;
     const [before, after] = [rowOf(old, last), rowOf(changed, last)];
-    const positions = prompt.map(({ position }) => {
-      const next = ids[position + 1] ?? story.answer[0]?.token.id;
+    const positions = target.map(({ position }) => {
+      const sampled = story.answer.find((answer) => answer.after === position)?.token.id;
+      const own = isMasked(panel) ? ids[position] : hasSource(panel) ? undefined : ids[position + 1];
+      const next = isMasked(panel) ? (sampled ?? own) : (own ?? sampled);
       return { position, next, text: panel.text(next), before: rowOf(old, position)[next], after: rowOf(changed, position)[next] };
     });
     const order = range(story.config.vocab_size)
@@ -143,7 +161,7 @@ const serverSource = {
   canLoad: (panel, layer) => layer !== null && panel.layers.get(layer) !== "loaded",
   async why(panel, name, index) {
     const axes =
-      name === "tokens"
+      idsNamed(panel, name)
         ? ["position"]
         : panel.byName.has(name)
           ? axisNames(panel.byName.get(name))

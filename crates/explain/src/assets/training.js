@@ -12,7 +12,7 @@ function trainingBody(panel) {
   return [
     h("h3", {}, "The loss at every position"),
     scrollTable(
-      headerRow(["after", ["next token"], "p", "loss −ln p"]),
+      headerRow([isMasked(panel) ? "at" : "after", [isMasked(panel) ? "token" : "next token"], "p", "loss −ln p"]),
       h(
         "tbody",
         {},
@@ -51,8 +51,8 @@ function gradientStep(panel, step) {
       "h3",
       {},
       step.generated
-        ? `One step if ${quoted(step.text)} comes after ${after}, as ${isSampled(story.answer[0]) ? "was sampled" : "the model predicts"}`
-        : `One step if the text went on with ${quoted(step.text)} instead`,
+        ? `One step if ${quoted(step.text)} ${isMasked(panel) ? "stands at" : "comes after"} ${after}, as ${isSampled(story.answer[0]) ? "was sampled" : "the model predicts"}`
+        : `One step if ${isMasked(panel) ? `${quoted(step.text)} stood there` : `the text went on with ${quoted(step.text)}`} instead`,
     ),
     h(
       "div",

@@ -17,8 +17,8 @@ const editList = (edits) => [
   ...(edits.adapter === 1 ? [] : [{ change: "adapter", scale: edits.adapter }]),
   ...[...edits.tokens].map(([position, id]) => ({ change: "token", position, id })),
   ...[...edits.disabledHeads].map((key) => {
-    const [layer, head] = key.split(".").map(Number);
-    return { change: "head_off", layer, head };
+    const [attention, layer, head] = key.split(".");
+    return { change: "head_off", layer: Number(layer), head: Number(head), ...(attention === "own" ? {} : { attention }) };
   }),
   ...[...edits.embeddings].map(([key, value]) => {
     const [id, dim] = key.split(".").map(Number);
@@ -44,8 +44,7 @@ function whatIfBody(panel) {
   }
   const { story } = panel,
     edits = state.edits,
-    prompt = story.tokens.filter((t) => t.from === "prompt"),
-    layers = story.config.n_layers;
+    prompt = promptTokens(panel);
   const ids = prompt.map((t) => edits.tokens.get(t.position) ?? t.id),
     edited = ids.includes(edits.editedToken) ? edits.editedToken : ids[ids.length - 1];
   const swap = (token, id) => {
@@ -67,16 +66,16 @@ function whatIfBody(panel) {
     ),
     vocabularyList(panel),
     h("h3", {}, "Switch off a head"),
-    range(layers).map((layer) =>
+    attentions(story).map(([attention, layer, name]) =>
       h(
         "div",
-        { class: "choices heads", role: "group", "aria-label": `heads of layer ${layer + 1}` },
-        layers > 1 ? h("span", { class: "soft" }, `layer ${layer + 1}, head`) : h("span", { class: "soft" }, "head"),
+        { class: "choices heads", role: "group", "aria-label": `heads of ${name || `layer ${layer + 1}`}` },
+        h("span", { class: "soft" }, joinedWords(name, "head")),
         range(story.config.n_heads).map((head) => {
-          const key = `${layer}.${head}`;
+          const key = headKey(attention, layer, head);
           return toggleButton(`${head + 1}`, edits.disabledHeads.has(key), () => flip(key), {
-            "data-off": key,
-            "aria-label": `switch off head ${head + 1} of layer ${layer + 1}`,
+            "data-off": attention === "own" ? `${layer}.${head}` : key,
+            "aria-label": `switch off head ${head + 1} of ${name || `layer ${layer + 1}`}`,
           });
         }),
       ),
@@ -116,7 +115,7 @@ function whatIfBody(panel) {
           "This model ties its output layer to the embedding table, so an edit also changes that token's logit.",
         )
       : null,
-    h("h3", {}, "Next token after the prompt"),
+    h("h3", {}, isMasked(panel) ? "The masked token" : hasSource(panel) ? "First token of the output" : "Next token after the prompt"),
     outcome(panel),
     isEdited(edits)
       ? h(
@@ -132,6 +131,21 @@ function whatIfBody(panel) {
           "Reset",
         )
       : null,
+  ];
+}
+
+const joinedWords = (...parts) => parts.filter(Boolean).join(", ");
+// The attention sublayers of a model: [attention, layer, name].
+function attentions(story) {
+  const { config } = story,
+    inEncoder = encoderLayers(story),
+    named = (count, kind, attention) =>
+      range(count).map((layer) => [attention, layer, joinedWords(kind, count > 1 ? `layer ${layer + 1}` : "")]);
+  if (!inEncoder) return named(config.n_layers, "", "own");
+  return [
+    ...named(inEncoder, "encoder", "encoder"),
+    ...named(config.n_layers, "decoder", "own"),
+    ...named(config.n_layers, "cross-attention", "cross"),
   ];
 }
 
@@ -254,9 +268,9 @@ function positionTable(panel, { key, positions = [] }) {
   return h(
     "div",
     {},
-    h("h3", {}, "The token that follows, at every position"),
+    h("h3", {}, isMasked(panel) ? "The token itself, or the predicted one, at every position" : "The token that follows, at every position"),
     scrollTable(
-      headerRow(["after", ["next token"], "before", "with the edits", "change"]),
+      headerRow([isMasked(panel) ? "at" : "after", [isMasked(panel) ? "token" : "next token"], "before", "with the edits", "change"]),
       h(
         "tbody",
         {},

@@ -75,7 +75,7 @@ impl DerivationContext<'_> {
         };
         let (head, query, key) = (index[0], index[1], index[2]);
         if !self.trace.is_visible(self.node, query, key) {
-            return Self::masked();
+            return Self::masked(&self.node.op);
         }
         let group = self.node.shape[0] / self.trace.value(k).shape[0];
         let pairs = (0..self.trace.value(q).width()).map(|i| {
@@ -88,7 +88,7 @@ impl DerivationContext<'_> {
             score = score.soft_capped(*cap);
         }
         match slopes.get(head) {
-            Some(slope) => score.minus_distance(*slope, (query - key) as f64),
+            Some(slope) => score.minus_distance(*slope, query.abs_diff(key) as f64),
             None => score,
         }
     }
@@ -107,7 +107,8 @@ impl DerivationContext<'_> {
         let last = index.len() - 1;
         let square = self.node.is_square();
         if square && !self.trace.is_visible(self.node, index[1], index[2]) {
-            return Self::masked();
+            let scores = self.trace.node(input);
+            return Self::masked(scores.map_or(&self.node.op, |node| &node.op));
         }
         let mut operands = Vec::new();
         let mut own = 0;
@@ -142,8 +143,9 @@ impl DerivationContext<'_> {
         let (head, query, dim) = (index[0], index[1], index[2]);
         let scores = self.trace.node(pattern).filter(|node| node.is_square());
         let group = self.node.shape[0] / self.trace.value(v).shape[0];
+        let keys = self.trace.value(v).shape[1];
         let visible =
-            (0..=query).filter(|key| scores.is_some_and(|n| self.trace.is_visible(n, query, *key)));
+            (0..keys).filter(|key| scores.is_some_and(|n| self.trace.is_visible(n, query, *key)));
         let pairs = visible.map(|key| {
             let v = self.at("value", v, &[head / group, key, dim]);
             (self.at("attn weight", pattern, &[head, query, key]), v)
@@ -151,10 +153,13 @@ impl DerivationContext<'_> {
         sum_of_products(pairs.collect(), None, "Σ attention weight × value")
     }
 
-    fn masked() -> FilledFormula {
+    fn masked(scores: &Op) -> FilledFormula {
+        let formula = match scores {
+            Op::Scores { causal: false, .. } => "masked: this token is outside of the window",
+            _ => "masked: a token attends to itself and to earlier tokens within its window",
+        };
         FilledFormula {
-            formula: "masked: a token attends to itself and to earlier tokens within its window"
-                .to_string(),
+            formula: formula.to_string(),
             filled: String::new(),
             operands: Vec::new(),
             result: None,

@@ -25,14 +25,16 @@ impl Printer<'_> {
         let title = self.style("1", title);
         let term = self.style("2", &format!("({term})"));
         self.line(&format!("\n    {title}  {term}"));
+        let trace = &self.explanation.trace;
         for position in self.positions() {
             let prediction = &self.report.predictions[position];
             let mut line = self.token_probs(&prediction.top);
             if let (Some(actual), Some(bits)) = (&prediction.actual, prediction.surprisal) {
-                let source = if prediction.in_prompt {
-                    "the prompt's next token"
-                } else {
-                    "generated"
+                let source = match (trace.predicts_masked(), prediction.in_prompt) {
+                    (false, true) => "the prompt's next token",
+                    (false, false) => "generated",
+                    (true, true) => "the token itself",
+                    (true, false) => "predicted",
                 };
                 line = format!(
                     "{line}   [{source}: {}, {bits:.2}{NO_BREAK}bits]",
@@ -72,16 +74,25 @@ impl Printer<'_> {
 
     /// How each token of the completion was sampled, and what pushed the model towards it.
     pub(super) fn sampled_tokens(&mut self) {
-        for (sampled, contribution) in self
-            .report
-            .completion
-            .iter()
-            .zip(&self.report.contributions)
-        {
+        for (n, sampled) in self.report.completion.iter().enumerate() {
             let (after, text) = (sampled.after, printable(&sampled.token.text));
-            let title = self.style("1", &format!("next token: {text}"));
+            let is_masked = self.explanation.trace.predicts_masked();
+            let kind = if is_masked {
+                "masked token"
+            } else {
+                "next token"
+            };
+            let title = self.style("1", &format!("{kind}: {text}"));
             let pass = self.report.tokens[after].pass;
             let pass_text = match pass {
+                _ if is_masked => format!(
+                    "position {after}, predicted from {} on both sides in one pass",
+                    count_of(self.report.tokens.len() - 1, "other token")
+                ),
+                0 if !self.report.source.is_empty() => format!(
+                    "{} read by the encoder, once for all tokens of the completion",
+                    count_of(self.report.source.len(), "token")
+                ),
                 0 => format!(
                     "prefill: {} in one pass",
                     count_of(self.explanation.trace.prompt_len, "token")
@@ -94,7 +105,9 @@ impl Printer<'_> {
             self.line(&format!("\n    {title}"));
             self.wrap("    ", &format!("({pass_text})"), "0");
             self.candidates(sampled);
-            self.contribution(contribution);
+            if let Some(contribution) = self.report.contributions.get(n) {
+                self.contribution(contribution);
+            }
         }
     }
 
@@ -214,14 +227,20 @@ impl Printer<'_> {
         };
         let after = printable(&self.report.tokens[first.position].text);
         let title = self.style("1", "one training step");
+        let is_masked = self.explanation.trace.predicts_masked();
+        let (at, verb) = if is_masked {
+            ("at", "stands there")
+        } else {
+            ("after", "comes next")
+        };
         let term = self.style(
             "2",
-            &format!("(loss and gradient after \u{201c}{after}\u{201d})"),
+            &format!("(loss and gradient {at} \u{201c}{after}\u{201d})"),
         );
         self.line(&format!("\n    {title}  {term}"));
         for step in &steps {
             let text = format!(
-                "if \u{201c}{}\u{201d} comes next: loss -ln {} = {}; the largest gradient, by {}, is {}; a \
+                "if \u{201c}{}\u{201d} {verb}: loss -ln {} = {}; the largest gradient, by {}, is {}; a \
                  step of -{} times the gradient changes this weight from {} to {}, and a step of all weights \
                  the loss to {}",
                 printable(&step.text),

@@ -4,7 +4,7 @@ use super::{
     MAX_COLUMNS, MAX_LINES, NO_BREAK, Printer, count_of, display_width, is_selected, printable,
 };
 use crate::explainer::Explanation;
-use crate::graph::{Axis, Node, Op, PROBABILITIES};
+use crate::graph::{Axis, Input, Node, Op, PROBABILITIES};
 use crate::labels::label;
 
 impl Printer<'_> {
@@ -12,8 +12,13 @@ impl Printer<'_> {
     pub(super) fn narrow_view(&mut self) {
         let mut selected = Vec::new();
         if self.lines() > MAX_LINES && self.view.positions.is_none() {
-            self.view.positions = Some(vec![self.explanation.trace.prompt_len - 1]);
-            selected.push("the prompt's last position (--position N shows others)");
+            let trace = &self.explanation.trace;
+            self.view.positions = Some(vec![trace.focus()]);
+            selected.push(if trace.predicts_masked() {
+                "the first masked position (--position N shows others)"
+            } else {
+                "the prompt's last position (--position N shows others)"
+            });
         }
         if self.lines() > MAX_LINES && self.view.layers.is_none() {
             self.view.layers = Some(vec![0]);
@@ -32,9 +37,8 @@ impl Printer<'_> {
     fn lines(&self) -> usize {
         let nodes = self.explanation.trace.graph.iter();
         let listed = nodes.filter(|node| self.is_listed(node));
-        let positions = self.positions().len();
         listed
-            .map(|node| self.heads_of(node).len() * positions)
+            .map(|node| self.heads_of(node).len() * self.rows_of(node).len())
             .sum()
     }
 
@@ -49,27 +53,39 @@ impl Printer<'_> {
 
     pub(super) fn steps(&mut self) {
         let mut layer = None;
+        let mut in_encoder = None;
         let mut number = 0;
         let nodes = self.explanation.trace.graph.iter();
         let nodes: Vec<Node> = nodes.filter(|n| self.is_listed(n)).cloned().collect();
         for node in &nodes {
+            let config = &self.explanation.trace.config;
+            if config.has_encoder() && in_encoder != Some(node.is_in_encoder()) {
+                in_encoder = Some(node.is_in_encoder());
+                self.rule(if node.is_in_encoder() {
+                    "encoder"
+                } else {
+                    "decoder"
+                });
+            }
+            let config = &self.explanation.trace.config;
+            let has_layers = config.n_layers.max(config.encoder_layers()) > 1;
             if node.layer != layer {
                 layer = node.layer;
-                if let Some(layer) = layer.filter(|_| self.explanation.trace.config.n_layers > 1) {
-                    let title = format!("── layer {} ", layer + 1);
-                    let rule = "─".repeat(
-                        self.view
-                            .width
-                            .saturating_sub(display_width(&title))
-                            .min(40),
-                    );
-                    let title = self.style("1", &format!("{title}{rule}"));
-                    self.line(&format!("\n{title}"));
+                if let Some(layer) = layer.filter(|_| has_layers) {
+                    self.rule(&format!("layer {}", layer + 1));
                 }
             }
             number += 1;
             self.step(number, node);
         }
+    }
+
+    /// A title with a line to its right.
+    fn rule(&mut self, title: &str) {
+        let title = format!("── {title} ");
+        let room = self.view.width.saturating_sub(display_width(&title));
+        let title = self.style("1", &format!("{title}{}", "─".repeat(room.min(40))));
+        self.line(&format!("\n{title}"));
     }
 
     fn step(&mut self, number: usize, node: &Node) {
@@ -106,6 +122,14 @@ impl Printer<'_> {
             .collect()
     }
 
+    /// The rows of `node` to show. The selected positions are those of the only stack, or of the decoder.
+    fn rows_of(&self, node: &Node) -> Vec<usize> {
+        match node.rows {
+            Input::Target => self.positions(),
+            Input::Source => (0..self.report.source.len()).collect(),
+        }
+    }
+
     fn heads_of(&self, node: &Node) -> Vec<Option<usize>> {
         if node.shape.len() < 3 {
             return vec![None];
@@ -132,7 +156,7 @@ impl Printer<'_> {
 
     /// One line per position.
     fn rows(&mut self, node: &Node) {
-        let seq = self.report.tokens.len();
+        let seq = node.shape[node.shape.len() - 2];
         let room = self.view.width.saturating_sub(self.token_width + 4);
         let mut width = self.cell_width();
         if node.axes.contains(&Axis::Token) {
@@ -147,11 +171,11 @@ impl Printer<'_> {
         }
         for head in self.heads_of(node) {
             self.head_title(node, head);
-            for position in self.positions() {
+            for position in self.rows_of(node) {
                 let value = self.explanation.trace.value(&node.name);
                 let x = value.row(head.unwrap_or(0) * seq + position);
                 let cells = self.cells_in(x, room, width);
-                let token = self.token(position);
+                let token = self.token_of(node.rows, position);
                 self.line(&format!("    {token}{cells}"));
             }
         }
@@ -176,7 +200,7 @@ impl Printer<'_> {
     fn sums(&mut self, node: &Node, a: &str, b: &str) {
         const SIGNS: [&str; 3] = ["", " +", " ="];
         let names = [a, b, node.name.as_str()];
-        let (positions, values) = (self.positions(), node.shape[1]);
+        let (positions, values) = (self.rows_of(node), node.shape[1]);
         // An operator is preceded by a space, and a value begins with one.
         let all = self.view.width.saturating_sub(self.token_width + 4 + 4);
         let narrow = self.widest_cell(&names, &positions);
@@ -196,7 +220,7 @@ impl Printer<'_> {
                 format!("{sign}{cells}")
             });
             let parts: Vec<String> = parts.collect();
-            let token = self.token(position);
+            let token = self.token_of(node.rows, position);
             if !is_split {
                 self.line(&format!("    {token}{}", parts.concat()));
                 continue;
@@ -221,7 +245,7 @@ impl Printer<'_> {
 
     /// Attention scores or weights: one row per query.
     fn square(&mut self, node: &Node) {
-        let seq = self.report.tokens.len();
+        let (queries, seq) = (node.shape[1], node.shape[2]);
         let is_weights = matches!(node.op, Op::Softmax { .. });
         // A percentage takes up to seven columns: `100.0 %`.
         let minimum = if is_weights { 8 } else { self.cell_width() };
@@ -231,13 +255,15 @@ impl Printer<'_> {
             .width
             .saturating_sub(self.token_width + 4 + sum_width);
         let names: Vec<String> = (0..seq)
-            .map(|key| self.token(key).trim_end().to_string())
+            .map(|key| self.token_of(node.keys, key).trim_end().to_string())
             .collect();
         let width = Self::column_width(&names, minimum, room);
         let fit = (room / width).clamp(1, seq);
         // If there is not enough room, show the keys nearest to the last query.
-        let last_query = self.positions().last().copied().unwrap_or(seq - 1);
-        let end = (last_query + 1).max(fit).min(seq);
+        let last_query = self.rows_of(node).last().copied().unwrap_or(queries - 1);
+        let trace = &self.explanation.trace;
+        let last_key = (0..seq).rfind(|key| trace.is_visible(node, last_query, *key));
+        let end = last_key.map_or(seq, |key| key + 1).max(fit).min(seq);
         let first = end - fit;
         for head in self.heads_of(node) {
             self.head_title(node, head);
@@ -256,9 +282,11 @@ impl Printer<'_> {
             }
             let header = self.style("2", &header);
             self.line(&format!("    {header}"));
-            for query in self.positions() {
+            for query in self.rows_of(node) {
                 let trace = &self.explanation.trace;
-                let row = trace.value(&node.name).row(head.unwrap_or(0) * seq + query);
+                let row = trace
+                    .value(&node.name)
+                    .row(head.unwrap_or(0) * queries + query);
                 let cells: String = (first..end)
                     .map(|key| match () {
                         () if !trace.is_visible(node, query, key) => format!("{:>width$}", "·"),
@@ -273,7 +301,7 @@ impl Printer<'_> {
                 } else {
                     String::new()
                 };
-                let token = self.token(query);
+                let token = self.token_of(node.rows, query);
                 self.line(&format!("    {token}{cells}{total}"));
             }
         }
@@ -281,10 +309,9 @@ impl Printer<'_> {
 
     /// The weighted sum of values for the last position shown, one line per key.
     fn weighted_sum(&mut self, node: &Node, pattern: &str, v: &str) {
-        let Some(query) = self.positions().last().copied() else {
+        let Some(query) = self.rows_of(node).last().copied() else {
             return;
         };
-        let seq = self.report.tokens.len();
         let Some(scores) = self.explanation.trace.node(pattern).cloned() else {
             return;
         };
@@ -292,6 +319,7 @@ impl Printer<'_> {
             let head = head.unwrap_or(0);
             let trace = &self.explanation.trace;
             let group = node.shape[0] / trace.value(v).shape[0];
+            let (queries, seq) = (scores.shape[1], scores.shape[2]);
             let in_head = if node.shape[0] > 1 {
                 format!(" in head {}", head + 1)
             } else {
@@ -299,13 +327,13 @@ impl Printer<'_> {
             };
             let title = format!(
                 "weighted sum for \u{201c}{}\u{201d}{in_head}",
-                self.token(query).trim_end()
+                self.token_of(node.rows, query).trim_end()
             );
             let title = self.style("2", &title);
             self.line(&format!("    {title}"));
-            let mut keys: Vec<(usize, f64)> = (0..=query)
+            let mut keys: Vec<(usize, f64)> = (0..seq)
                 .filter(|key| trace.is_visible(&scores, query, *key))
-                .map(|key| (key, trace.value(pattern).row(head * seq + query)[key]))
+                .map(|key| (key, trace.value(pattern).row(head * queries + query)[key]))
                 .collect();
             if keys.len() > 8 {
                 keys.sort_by(|a, b| b.1.total_cmp(&a.1));
@@ -315,7 +343,7 @@ impl Printer<'_> {
                 let value = trace_row(self.explanation, v, head / group * seq + key);
                 let room = self.view.width.saturating_sub(self.token_width + 4 + 14);
                 let cells = self.cells(&value, room);
-                let token = self.token(key);
+                let token = self.token_of(scores.keys, key);
                 self.line(&format!("    {token}{:>8.1} % × {cells}", 100.0 * weight));
             }
             if omitted > 0 {

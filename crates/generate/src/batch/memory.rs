@@ -1,7 +1,7 @@
 //! Who has the pages of the cache: admission, prefix reuse, eviction and preemption.
 
 use nextword_kernels::MATVEC_MAX_SEQ;
-use nextword_model::RowAdapter;
+use nextword_model::{Architecture, RowAdapter};
 
 use super::prefix_cache::PageKey;
 use super::sequence::ActiveSequence;
@@ -12,13 +12,28 @@ impl Batcher {
     /// memory, and the pages of the prompt fit, with one more page for each active sequence.
     pub fn can_admit(&self, request: &BatchRequest) -> bool {
         let waits = self.active.values().any(|s| s.preempted && !s.paused);
+        let tokens = self.first_tokens(request);
         let reusable = if request.score_prompt {
             0
         } else {
-            request.prompt.len()
+            tokens.len()
         };
         let root = || self.root(request.adapter.as_ref());
-        !waits && self.free_slots() > 0 && self.fits(root, &request.prompt, reusable)
+        !waits && self.free_slots() > 0 && self.fits(root, tokens, reusable)
+    }
+
+    /// The tokens that the decoder begins with: the prompt, or in encoder-decoder models the first token.
+    pub(super) fn first_tokens<'a>(&'a self, request: &'a BatchRequest) -> &'a [u32] {
+        if self.model.config().has_encoder() {
+            std::slice::from_ref(&self.options.start_id)
+        } else {
+            &request.prompt
+        }
+    }
+
+    /// Whether keys and values of a token depend on earlier tokens alone, so that sequences can share them.
+    fn shares_pages(&self) -> bool {
+        self.model.config().architecture == Architecture::Decoder
     }
 
     /// The key before the first page of a sequence with `adapter`.
@@ -98,8 +113,12 @@ impl Batcher {
         position < len && (is_chunk_start || (rest > MATVEC_MAX_SEQ && !has_windows))
     }
 
-    /// The end of the prefill chunk that contains `position` of a prompt of `len` tokens.
+    /// The end of the prefill chunk that contains `position` of a prompt of `len` tokens. The prompt of a prefix model
+    /// is a single chunk.
     pub(super) fn chunk_end(&self, position: usize, len: usize) -> usize {
+        if self.model.config().architecture == Architecture::Prefix {
+            return len;
+        }
         len.min((position / self.options.chunk + 1) * self.options.chunk)
     }
 
@@ -131,7 +150,8 @@ impl Batcher {
     /// Offers the full pages among the tokens from `start` on, which were computed by prefill, for reuse.
     pub(super) fn offer_pages(&mut self, slot: usize, start: usize) {
         let (page_len, end) = (self.cache.page_len(), self.cache.len(slot));
-        let Some(sequence) = self.active.get_mut(&slot) else {
+        let shares_pages = self.shares_pages();
+        let Some(sequence) = self.active.get_mut(&slot).filter(|_| shares_pages) else {
             return;
         };
         for first in (start..end).step_by(page_len) {

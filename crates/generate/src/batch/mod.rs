@@ -8,6 +8,10 @@
 //! Requests can have adapters: the rows of a step share the products with the weights of the model, and those
 //! of an adapter then add its updates.
 //!
+//! Prompts of prefix models are computed as a whole and share no pages, since each of their tokens depends on all
+//! of them. In encoder-decoder models the prompt is the source: the encoder reads it before the first step of the
+//! decoder, whose cross-attention keeps its keys and values in the slot.
+//!
 //! The result of a request depends on that request alone. On flex a row of a matrix product does not
 //! depend on the other rows, but short and long sequences use a different order of operations.
 //! Therefore every prompt is computed separately, in chunks that end at multiples of
@@ -28,7 +32,9 @@ use std::sync::OnceLock;
 
 use burn::tensor::{Int, Tensor, TensorData};
 use nextword_kernels::parallel_for_each;
-use nextword_model::{Architecture, ForwardContext, KvCache, RowAdapter, Transformer, weights};
+use nextword_model::{
+    Architecture, AttentionMask, ForwardContext, KvCache, RowAdapter, Transformer, weights,
+};
 
 use self::prefix_cache::PrefixCache;
 pub use self::request::{
@@ -155,11 +161,26 @@ impl Batcher {
     ///
     /// # Errors
     /// [`GenerateError::Setting`], [`GenerateError::EmptyPrompt`], [`GenerateError::UnknownToken`],
-    /// [`GenerateError::TooLong`] for a prompt that does not fit the context, and [`GenerateError::Model`] for an
-    /// adapter of another model, or for a model that is not a decoder.
+    /// [`GenerateError::TooLong`] for a prompt that does not fit the context, [`GenerateError::Model`] for an
+    /// adapter of another model, [`GenerateError::Encoder`] for an encoder, and [`GenerateError::Unsupported`] for
+    /// scores of a prompt that the model does not predict.
     pub fn admit(&mut self, request: BatchRequest) -> Result<Option<RequestId>, GenerateError> {
         let config = self.model.config();
-        config.require(&[Architecture::Decoder], "continue prompts in batches")?;
+        if !config.architecture.generates() {
+            return Err(GenerateError::Encoder);
+        }
+        if request.score_prompt && config.architecture != Architecture::Decoder {
+            return Err(GenerateError::Unsupported {
+                problem: format!(
+                    "a model of architecture \"{}\" does not predict its prompt",
+                    config.architecture
+                ),
+                hint: "only decoders can score a prompt; ask for the scores of the completion alone",
+            });
+        }
+        if config.has_encoder() {
+            crate::decode::check_prompt(0, &[self.options.start_id], config.vocab_size)?;
+        }
         crate::decode::check_prompt(0, &request.prompt, config.vocab_size)?;
         if request.prompt.len() > config.context_length {
             return Err(GenerateError::TooLong {
@@ -173,7 +194,8 @@ impl Batcher {
         let id = RequestId(self.next_id + 1);
         let can_admit = self.can_admit(&request);
         let root = self.root(request.adapter.as_ref());
-        let sequence = ActiveSequence::new(id, request, root)?;
+        let context = self.first_tokens(&request).to_vec();
+        let sequence = ActiveSequence::new(id, request, context, root)?;
         let slot = (0..self.options.slots).find(|slot| !self.active.contains_key(slot));
         let Some(slot) = slot.filter(|_| can_admit) else {
             return Ok(None);
@@ -235,7 +257,9 @@ impl Batcher {
             let Some(sequence) = self.active.get_mut(&slot) else {
                 continue;
             };
-            if sequence.request.overflow == Overflow::Stop {
+            // The first half of a target cannot be dropped: the rest would look like its beginning.
+            let is_target = self.model.config().has_encoder();
+            if sequence.request.overflow == Overflow::Stop || is_target {
                 events.push((sequence.id, Event::End(FinishReason::ContextFull)));
                 self.release(slot);
                 continue;
@@ -257,7 +281,8 @@ impl Batcher {
             .map(|(slot, sequence)| (sequence.id, *slot))
             .collect();
         waiting.sort_unstable();
-        let mut budget = self.options.prefill_tokens.max(self.options.chunk);
+        let full_budget = self.options.prefill_tokens.max(self.options.chunk);
+        let mut budget = full_budget;
         for (id, slot) in waiting {
             loop {
                 self.reuse_pages(slot);
@@ -269,7 +294,8 @@ impl Batcher {
                 if start >= sequence.prefill_len {
                     break;
                 }
-                if end - start > budget {
+                // A prompt that is computed as a whole may be longer than the budget of a step.
+                if end - start > budget && budget < full_budget {
                     return;
                 }
                 if sequence.request.max_tokens == 0 && !sequence.request.score_prompt {
@@ -280,7 +306,7 @@ impl Batcher {
                 if !self.reserve_pages(slot, end) {
                     break;
                 }
-                budget -= end - start;
+                budget = budget.saturating_sub(end - start);
                 self.prefill_chunk(slot, end, events);
             }
         }
@@ -297,7 +323,20 @@ impl Batcher {
         let scores_prompt = sequence.scores_prompt();
         let tokens = &sequence.context[start..end];
         let adapters = self.adapters(&[slot]);
-        let hidden = hidden(&self.model, &mut self.cache, &[slot], &adapters, tokens);
+        let model = &self.model;
+        let config = model.config();
+        let mut ctx = ForwardContext::inference().with_row_adapters(&adapters);
+        if config.architecture == Architecture::Prefix {
+            let mask = AttentionMask::causal(vec![0], tokens.len());
+            ctx = ctx.with_mask(mask.with_prefix(vec![tokens.len()]));
+        }
+        if config.has_encoder() && self.cache.source_len(slot) == 0 {
+            let source = &sequence.request.prompt;
+            let ids = token_tensor(model, source, [1, source.len()]);
+            ctx = ctx.with_source(ids, vec![source.len()]);
+        }
+        let ids = token_tensor(model, tokens, [1, tokens.len()]);
+        let hidden = model.hidden_states(ids, &mut ctx.with_cache(&mut self.cache, &[slot]));
         self.offer_pages(slot, start);
         if scores_prompt {
             let logits = logits(&self.model, hidden.clone());
@@ -445,11 +484,15 @@ fn hidden(
     adapters: &[Option<RowAdapter>],
     ids: &[u32],
 ) -> Tensor<3> {
-    let signed: Vec<i32> = ids.iter().map(|id| id.cast_signed()).collect();
-    let data = TensorData::new(signed, [slots.len(), ids.len() / slots.len()]);
-    let tokens = Tensor::<2, Int>::from_data(data, &model.device());
+    let tokens = token_tensor(model, ids, [slots.len(), ids.len() / slots.len()]);
     let ctx = ForwardContext::inference().with_cache(cache, slots);
     model.hidden_states(tokens, &mut ctx.with_row_adapters(adapters))
+}
+
+/// The ids as a batch of rows on the model's device.
+fn token_tensor(model: &Transformer, ids: &[u32], shape: [usize; 2]) -> Tensor<2, Int> {
+    let ids: Vec<i32> = ids.iter().map(|id| id.cast_signed()).collect();
+    Tensor::from_data(TensorData::new(ids, shape), &model.device())
 }
 
 fn logits(model: &Transformer, hidden: Tensor<3>) -> Vec<f32> {

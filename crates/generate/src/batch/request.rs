@@ -18,6 +18,8 @@ pub struct BatchOptions {
     pub cache_tokens: Option<usize>,
     /// How keys and values are stored. Default f32.
     pub cache_precision: CachePrecision,
+    /// The decoder's first token in encoder-decoder models. Default 0.
+    pub start_id: u32,
 }
 
 impl BatchOptions {
@@ -39,6 +41,7 @@ impl Default for BatchOptions {
             prefill_tokens: 128,
             cache_tokens: None,
             cache_precision: CachePrecision::default(),
+            start_id: 0,
         }
     }
 }
@@ -68,7 +71,7 @@ pub struct ProposalCounts {
 /// A request to continue ids.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BatchRequest {
-    /// The prompt: at least one id and at most the model's context.
+    /// The prompt: at least one id and at most the model's context. In encoder-decoder models it is the source.
     pub prompt: Vec<u32>,
     /// How each token is sampled.
     pub sampling: SamplingConfig,
@@ -86,7 +89,7 @@ pub struct BatchRequest {
     pub sequence: u64,
     /// How many of the most probable tokens are returned with each score. `None` disables scores.
     pub top_logprobs: Option<usize>,
-    /// Whether the prompt is scored too. Disables prefix reuse.
+    /// Whether the prompt is scored too, which only decoders can do. Disables prefix reuse.
     pub score_prompt: bool,
     /// The adapter that the request uses, of the batch's model. Requests with other adapters share its steps and
     /// memory, but no prefixes.

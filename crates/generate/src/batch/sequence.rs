@@ -38,20 +38,22 @@ pub(super) struct ActiveSequence {
 pub(super) type Sampled = Result<(u32, Option<Score>), GenerateError>;
 
 impl ActiveSequence {
+    /// The sequence of `request`, whose decoder begins with `context`.
     pub(super) fn new(
         id: RequestId,
         request: BatchRequest,
+        context: Vec<u32>,
         root: PageKey,
     ) -> Result<Self, GenerateError> {
         Ok(Self {
             id,
             sampler: Sampler::new(request.sampling.clone())?,
-            context: request.prompt.clone(),
-            prefill_len: request.prompt.len(),
+            prefill_len: context.len(),
             root,
             page_keys: Vec::new(),
             cached_tokens: 0,
-            history: History::new(&request.prompt),
+            history: History::new(&context),
+            context,
             generated: 0,
             scores: Vec::new(),
             paused: false,

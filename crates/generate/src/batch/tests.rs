@@ -1,4 +1,5 @@
 mod adapters;
+mod architectures;
 mod paging;
 mod speculation;
 

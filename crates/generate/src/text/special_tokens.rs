@@ -108,6 +108,13 @@ impl TextGenerator {
         self.card.special.prefix().first().copied()
     }
 
+    /// The first token of the decoder in encoder-decoder models: the one that an imported model declares, otherwise
+    /// [`start_id`](Self::start_id).
+    pub fn target_start_id(&self) -> u32 {
+        let declared = self.card.special.target_start_id;
+        declared.unwrap_or_else(|| self.start_id())
+    }
+
     /// The token that an empty prompt starts from: the first before every text, otherwise the BOS token, otherwise the
     /// EOS token, otherwise a line break, otherwise id 0.
     pub fn start_id(&self) -> u32 {

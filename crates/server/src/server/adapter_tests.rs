@@ -40,7 +40,7 @@ async fn send(server: &Server, method: &str, path: &str, body: Option<Value>) ->
     (status, String::from_utf8(body.to_vec()).unwrap())
 }
 
-async fn post(server: &Server, path: &str, body: Value) -> (u16, Value) {
+pub(super) async fn post(server: &Server, path: &str, body: Value) -> (u16, Value) {
     let (status, body) = send(server, "POST", path, Some(body)).await;
     (status, serde_json::from_str(&body).unwrap())
 }
@@ -56,7 +56,7 @@ async fn complete(server: &Server, model: &str, seed: usize) -> Value {
     body["choices"].clone()
 }
 
-fn run(test: impl Future<Output = ()>) {
+pub(super) fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -290,7 +290,7 @@ impl PairFormat<'_> {
         let mut ids = self.special.with_prefix(source.ids);
         let key = content_key(seed, [ids.clone()]);
         if self.layout == SampleLayout::EncoderDecoder {
-            ids.push(self.special.start_id(Some(eos)).unwrap_or(eos));
+            ids.push(self.special.target_start(Some(eos)).unwrap_or(eos));
         }
         let start = ids.len();
         ids.extend(target.ids);

@@ -60,7 +60,8 @@ impl Hooks for TrainingHooks {
         request: &CompletionRequest<'_>,
     ) -> Result<Option<Completion>, TrainError> {
         let eos = request.special.end_id(tokenizer.special_tokens().eos);
-        let (stop_ids, start_id) = (request.special.stop_ids(eos), request.special.start_id(eos));
+        let stop_ids = request.special.stop_ids(eos);
+        let start_id = request.special.target_start(eos);
         complete(
             model,
             request.prompt,

@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::{Args, ValueHint};
 use nextword_chat::{Message, PromptEncoder, RenderOptions};
 use nextword_data::{Encoding, unknown_note};
-use nextword_generate::{Completion, PROMPT_PLACEHOLDER, TextGenerator, TextOptions};
+use nextword_generate::{
+    Completion, GenerateError, PROMPT_PLACEHOLDER, TextGenerator, TextOptions,
+};
 use nextword_server::open_chat_template;
 
 use crate::args::{BaseArgs, DecodingArgs, MappingArgs, SeedArgs, TemperatureArgs};
@@ -59,6 +61,8 @@ enum PromptStyle {
     Template(Box<PromptEncoder>),
     /// With the model's prompt template, each line independently.
     SingleTurn,
+    /// As a source that an encoder reads, without earlier ones.
+    Source,
     /// As plain text that the model continues.
     Continuation,
 }
@@ -69,6 +73,9 @@ impl PromptStyle {
             Self::Template(_) => "your input is formatted with the model's chat template",
             Self::SingleTurn => {
                 "each line is formatted with the model's prompt template on its own; no conversation history is kept"
+            }
+            Self::Source => {
+                "each line is a source on its own, which the encoder reads; no conversation history is kept"
             }
             Self::Continuation => {
                 "the model has no chat template and was not trained to reply; it continues your text, including \
@@ -81,6 +88,9 @@ impl PromptStyle {
 /// Reads lines from standard input and generates replies.
 pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
     let dir = args.mapping.apply(args.base.open(&args.model, args.last)?);
+    if !dir.config.architecture.generates() {
+        return Err(GenerateError::Encoder.into());
+    }
     let device = models::open_and_name_device(&args.device)?;
     let generator = TextGenerator::open(&dir, &device)?;
     let generator = args.decoding.apply(generator, &device)?;
@@ -94,6 +104,8 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
             PromptStyle::Template(Box::new(PromptEncoder::new(template, tokenizer, start)))
         }
         (None, Some(_)) => PromptStyle::SingleTurn,
+        // An encoder reads a source, which is not the beginning of the reply.
+        (None, None) if dir.config.has_encoder() => PromptStyle::Source,
         (None, None) => PromptStyle::Continuation,
     };
     let mut chat = Chat {
@@ -205,7 +217,9 @@ impl Chat<'_> {
     /// Returns the prompt for the reply to `message`, including the conversation so far.
     fn prompt(&self, message: &str) -> anyhow::Result<Encoding> {
         match &self.style {
-            PromptStyle::SingleTurn => Ok(self.generator.encode_prompt(message, &self.options)?),
+            PromptStyle::SingleTurn | PromptStyle::Source => {
+                Ok(self.generator.encode_prompt(message, &self.options)?)
+            }
             PromptStyle::Continuation => {
                 let mut text = String::new();
                 for turn in &self.turns {
@@ -235,7 +249,7 @@ impl Chat<'_> {
     /// reply: an error of the model or its template is printed and leaves the conversation unchanged.
     fn reply(&mut self, message: &str) -> anyhow::Result<bool> {
         self.options.prompt_template = match self.style {
-            PromptStyle::SingleTurn | PromptStyle::Template(_) => None,
+            PromptStyle::SingleTurn | PromptStyle::Source | PromptStyle::Template(_) => None,
             PromptStyle::Continuation => Some(PROMPT_PLACEHOLDER.to_owned()),
         };
         self.stop.store(false, Ordering::SeqCst);
@@ -283,7 +297,9 @@ impl Chat<'_> {
             );
             output::eprint_line(&format!("note: {note}"));
         }
-        if completion.truncated > 0 && !matches!(self.style, PromptStyle::SingleTurn) {
+        if completion.truncated > 0
+            && !matches!(self.style, PromptStyle::SingleTurn | PromptStyle::Source)
+        {
             output::eprint_line(
                 "note: the start of the conversation no longer fits the model's context",
             );

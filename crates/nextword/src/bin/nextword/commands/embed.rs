@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum, ValueHint};
+use nextword_data::{Encoding, unknown_note};
 use nextword_generate::{Pooling, TextGenerator};
 use serde_json::json;
 
@@ -18,7 +19,7 @@ pub(crate) struct EmbedArgs {
     model: PathBuf,
     /// Texts to embed [default: the lines of --file, or of standard input]
     texts: Vec<String>,
-    /// A file with a text on each line
+    /// A file with a text on each line, none of them blank
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "texts")]
     file: Option<PathBuf>,
     /// Which hidden states become the embedding
@@ -63,16 +64,24 @@ impl From<PoolingArg> for Pooling {
 /// Prints embeddings of texts: vectors of length 1.
 pub(crate) fn run(args: &EmbedArgs) -> anyhow::Result<()> {
     let texts = texts(args)?;
+    check_blank(&texts)?;
     let dir = args.mapping.apply(args.base.open(&args.model, args.last)?);
     let device = models::open_and_name_device(&args.device)?;
     let generator = TextGenerator::open(&dir, &device)?;
     let mut embeddings = Vec::with_capacity(texts.len());
     for (index, text) in texts.iter().enumerate() {
-        let ids = generator.encode_whole(text)?;
+        let Encoding { ids, unknown, .. } = generator.encode_whole(text)?;
         let embedding = generator.embed(&ids, args.pooling.into())?;
+        if !unknown.is_empty() {
+            let subject = format!("text {} has text that is", index + 1);
+            let special = generator.tokenizer().special_tokens();
+            let note = unknown_note(&subject, &unknown, special);
+            output::eprint_line(&format!("note: {note}"));
+        }
         if args.json {
             output::print_json(&json!({
-                "index": index, "text": text, "tokens": ids.len(), "embedding": embedding,
+                "index": index, "text": text, "tokens": ids.len(), "unknown": unknown,
+                "embedding": embedding,
             }))?;
         } else if args.similarity {
             embeddings.push(embedding);
@@ -93,14 +102,26 @@ fn texts(args: &EmbedArgs) -> anyhow::Result<Vec<String>> {
         Some(path) => read(path)?,
         None => prompt::read(None)?,
     };
-    let lines = text.lines().filter(|line| !line.trim().is_empty());
-    let texts: Vec<String> = lines.map(str::to_string).collect();
+    let texts: Vec<String> = text.lines().map(str::to_string).collect();
     if texts.is_empty() {
         return Err(exit::usage(
             "there is no text to embed; hint: pass texts, or a file with one on each line as --file",
         ));
     }
     Ok(texts)
+}
+
+/// Refuses blank texts: they have no meaning to compare, and without them the embeddings would not be those of the
+/// lines of the same numbers.
+fn check_blank(texts: &[String]) -> anyhow::Result<()> {
+    let blank = texts.iter().position(|text| text.trim().is_empty());
+    blank.map_or(Ok(()), |at| {
+        Err(exit::usage(format!(
+            "text {} of {} is blank; hint: each line is one text, so remove blank lines",
+            at + 1,
+            texts.len()
+        )))
+    })
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {
@@ -132,8 +153,17 @@ fn similarities(row: &[f32], others: &[Vec<f32>]) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn blank_texts_are_refused_by_their_number() {
+        let texts = |texts: &[&str]| texts.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert!(check_blank(&texts(&["a", "b"])).is_ok());
+        let error = check_blank(&texts(&["a", " ", "b"])).unwrap_err();
+        assert!(error.to_string().starts_with("text 2 of 3 is blank"));
+    }
 
     #[test]
     fn similarities_are_cosines() {

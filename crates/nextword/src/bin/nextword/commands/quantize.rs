@@ -139,11 +139,7 @@ pub(crate) fn run(args: &QuantizeArgs) -> anyhow::Result<()> {
     if let Some(warning) = lost {
         output::eprint_line(&format!("warning: {warning}"));
     }
-    output::eprint_line(&format!(
-        "compare with the original: nextword eval {} TEXT --against {}",
-        args.out.display(),
-        args.model.display()
-    ));
+    output::eprint_line(&next_command(dir.config.architecture, args));
     Ok(())
 }
 
@@ -151,7 +147,7 @@ pub(crate) fn run(args: &QuantizeArgs) -> anyhow::Result<()> {
 fn check_calibration(args: &QuantizeArgs, dir: &ModelDir) -> anyhow::Result<()> {
     if args.bits != Bits::Int4 {
         return Err(exit::usage(
-            "--calibrate guides the search for scales and minimums, which 8 bits do not need; hint: add --bits 4, or              leave out --calibrate",
+            "--calibrate guides the search for scales and minimums, which 8 bits do not need; hint: add --bits 4, or leave out --calibrate",
         ));
     }
     let supported = [Architecture::Decoder, Architecture::Prefix];
@@ -183,6 +179,25 @@ fn calibrate(
     });
     output::eprint_progress("");
     Ok(inputs?)
+}
+
+/// What to do next with a quantized model of this architecture.
+fn next_command(architecture: Architecture, args: &QuantizeArgs) -> String {
+    let (out, model) = (args.out.display(), args.model.display());
+    match architecture {
+        Architecture::Decoder | Architecture::Prefix => {
+            format!("compare with the original: nextword eval {out} TEXT --against {model}")
+        }
+        Architecture::Encoder => {
+            format!(
+                "compare with the original: nextword fill {out} TEXT, nextword fill {model} TEXT"
+            )
+        }
+        Architecture::EncoderDecoder => format!(
+            "compare with the original: nextword generate {out} TEXT --temperature 0, nextword generate {model} TEXT \
+             --temperature 0"
+        ),
+    }
 }
 
 /// The warning if rounding changes the weights more than the adapter that was merged into them did, both relative to

@@ -31,9 +31,9 @@ pub(crate) struct ExplainArgs {
     /// its text, and an axis that is left out is 0 (repeatable)
     #[arg(long, value_name = "ADDRESS")]
     pub(super) why: Vec<String>,
-    /// Apply an edit and show how the next-token probabilities change: head=LAYER.HEAD disables a head,
-    /// token=POSITION:TEXT replaces a token, embedding=TOKEN.DIM:VALUE sets one element, adapter=X scales what the
-    /// adapter adds (0: the base model); no-residual, no-positions and no-mask remove a part of the model (repeatable)
+    /// Apply an edit and show how the next-token probabilities change: head=LAYER.HEAD disables a head
+    /// (of an encoder-decoder model also head=encoder.LAYER.HEAD and head=cross.LAYER.HEAD), token=POSITION:TEXT
+    /// replaces a token, embedding=TOKEN.DIM:VALUE sets one element, adapter=X scales what the adapter adds (0: the base model); no-residual, no-positions and no-mask remove a part of the model (repeatable)
     #[arg(long, value_name = "EDIT")]
     pub(super) what_if: Vec<String>,
     /// Show a second prompt beside the first (html)

@@ -1,6 +1,6 @@
 //! Edits of `explain --what-if`.
 
-use nextword_explain::{Edit, Explanation};
+use nextword_explain::{AttentionKind, Edit, Explanation};
 
 use crate::exit;
 
@@ -9,6 +9,12 @@ const PARTS: [(&str, Edit); 3] = [
     ("no-residual", Edit::NoResidual),
     ("no-positions", Edit::NoPositions),
     ("no-mask", Edit::NoMask),
+];
+
+/// The attention of encoder-decoder models besides that of the decoder, before LAYER.HEAD.
+const ATTENTION: [(&str, AttentionKind); 2] = [
+    ("encoder.", AttentionKind::Encoder),
+    ("cross.", AttentionKind::Cross),
 ];
 
 /// Vocabularies are searched for a similar token up to this size.
@@ -71,12 +77,19 @@ fn parse(
     };
     match kind.trim() {
         "head" => {
-            let parts = value.split_once('.');
-            let parsed = parts.and_then(|(layer, head)| {
+            let (attention, place) = ATTENTION
+                .iter()
+                .find_map(|(name, kind)| Some((*kind, value.trim().strip_prefix(*name)?)))
+                .unwrap_or((AttentionKind::Own, value));
+            let parsed = place.split_once('.').and_then(|(layer, head)| {
                 Some((layer.trim().parse().ok()?, head.trim().parse().ok()?))
             });
             match parsed {
-                Some((layer, head)) => Ok(Edit::HeadOff { layer, head }),
+                Some((layer, head)) => Ok(Edit::HeadOff {
+                    layer,
+                    head,
+                    attention,
+                }),
                 None => Err(format!("`{value}` names no head; hint: {}", head.hint())),
             }
         }
@@ -170,14 +183,24 @@ mod tests {
         parse(text, &id, head)
     }
 
+    fn head_off(attention: AttentionKind, layer: usize, head: usize) -> Edit {
+        Edit::HeadOff {
+            layer,
+            head,
+            attention,
+        }
+    }
+
     #[test]
     fn edits_are_read() {
         for (text, edit) in [
             ("no-mask", Edit::NoMask),
             (" no-positions ", Edit::NoPositions),
             ("no-residual", Edit::NoResidual),
-            ("head=0.1", Edit::HeadOff { layer: 0, head: 1 }),
-            ("head = 2 . 3", Edit::HeadOff { layer: 2, head: 3 }),
+            ("head=0.1", head_off(AttentionKind::Own, 0, 1)),
+            ("head = 2 . 3", head_off(AttentionKind::Own, 2, 3)),
+            ("head=encoder.1.0", head_off(AttentionKind::Encoder, 1, 0)),
+            ("head=cross.0.2", head_off(AttentionKind::Cross, 0, 2)),
             ("token=2:awesome", Edit::Token { position: 2, id: 4 }),
             ("adapter=0.5", Edit::Adapter { scale: 0.5 }),
             (

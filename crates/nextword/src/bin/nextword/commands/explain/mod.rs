@@ -117,8 +117,9 @@ fn check_flags(args: &ExplainArgs) -> anyhow::Result<()> {
 fn check_indices(args: &ExplainArgs, explanation: &Explanation<'_>) -> anyhow::Result<()> {
     let trace = &explanation.trace;
     let positions = trace.ids.len();
+    let layers = trace.config.n_layers.max(trace.config.encoder_layers());
     for (name, indices, count) in [
-        ("layer", &args.layer, trace.config.n_layers),
+        ("layer", &args.layer, layers),
         ("head", &args.head, trace.config.n_heads),
         ("position", &args.position, positions),
     ] {
@@ -267,7 +268,11 @@ fn print_what_if(args: &ExplainArgs, explanation: &Explanation<'_>) -> anyhow::R
     if args.format() == Format::Json {
         return output::print_json(&result);
     }
-    output::print_line("next token       before      after")?;
+    output::print_line(if explanation.trace.predicts_masked() {
+        "masked token     before      after"
+    } else {
+        "next token       before      after"
+    })?;
     for token in result.tokens.iter().take(args.top.max(1)) {
         let (before, after) = (100.0 * token.before, 100.0 * token.after);
         let text = sanitize(&token.text);
