@@ -187,7 +187,8 @@ fn verdict(result: &Comparison) -> String {
             signed(mean, 4)
         );
     };
-    if [difference.mean, difference.lower, difference.upper] == [0.0; 3] {
+    let ends = [difference.mean, difference.lower, difference.upper];
+    if ends.iter().all(|end| end.abs() < f64::MIN_POSITIVE) {
         return "A and B do not differ: they have the same loss on each block of tokens"
             .to_string();
     }

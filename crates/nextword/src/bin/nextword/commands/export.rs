@@ -14,7 +14,7 @@ use crate::args::BaseArgs;
 use crate::commands::merge::refuse_quantized_base;
 use crate::format::sanitize;
 use crate::output_file::{self, ForceArgs, Kind};
-use crate::{exit, output};
+use crate::{exit, models, output};
 
 /// `export MODEL|RUN|ADAPTER --format hf|gguf|peft|gguf-lora --out PATH`.
 #[derive(Debug, Args)]

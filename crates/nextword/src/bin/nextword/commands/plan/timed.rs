@@ -128,6 +128,7 @@ mod tests {
             out: Some(folder.path().join("quickstart")),
             ..RunConfig::default()
         };
+        config.data.builtin = Some(nextword_data::Builtin::Stories);
         std::fs::create_dir(config.folder()).unwrap();
         for expected in ["planned", "planned-2", "planned-3"] {
             rename(&mut config, Path::new("configs/planned.toml"));
