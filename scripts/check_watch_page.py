@@ -1,4 +1,5 @@
-"""Test the page of `nextword watch` in Chromium: three runs that grow while it is open, with 10,000 points each.
+"""Test the page of `nextword watch` in Chromium: three runs that grow while it is open, with 10,000 points each, whose
+files are also rewritten, with samples and probes.
 
     python scripts/check_watch_page.py target/release/nextword [--screenshot FILE]
 
@@ -23,11 +24,20 @@ POINTS = 10_000
 MAX_FRAME = 50  # ms, the median of drawing all curves; 60 fps scrolling needs no drawing
 
 
-def line(run, step):
-    value = {"step": step, "tokens": 64 * step, "loss": 5 / (1 + step / 500) + run / 10, "lr": 1e-3, "elapsed": step / 10}
+def line(run, step, seconds=10):
+    value = {"step": step, "tokens": 64 * step, "loss": 5 / (1 + step / 500) + run / 10, "lr": 1e-3,
+             "grad_norm": 1 + 1 / step, "tokens_per_second": 5000, "memory": (100 + run) * 2**20, "elapsed": step / seconds}
     if step % 100 == 0:
         value |= {"val_loss": value["loss"] + 0.1}
     return json.dumps(value) + "\n"
+
+
+def write_probe(run, step, tokens=("a", " fox", " ran")):
+    (run / "probes").mkdir(exist_ok=True)
+    weights = [[1 / (query + 1) if key <= query else 0 for key in range(len(tokens))] for query in range(len(tokens))]
+    predictions = [[{"id": 0, "text": f"word {step}", "probability": 0.75}] for _ in tokens]
+    sentence = {"prompt": "".join(tokens), "tokens": tokens, "patterns": [[weights, weights]], "next": predictions}
+    (run / f"probes/step-{step:08}.json").write_text(json.dumps({"step": step, "loss": 1.0, "sentences": [sentence]}))
 
 
 def write_runs(folder):
@@ -36,6 +46,8 @@ def write_runs(folder):
         (folder / f"run-{run}/run.toml").write_text("[train]\nsteps = 20000\n")
         (folder / f"run-{run}/metrics.jsonl").write_text("".join(line(run, step) for step in range(1, POINTS + 1)))
         (folder / f"run-{run}/samples/step-00000100.txt").write_text("<b>sample</b>")
+    for step in [0, 100, 200]:
+        write_probe(folder / "run-0", step)
 
 
 def check(page, url, folder):
@@ -45,12 +57,17 @@ def check(page, url, folder):
     page.goto(url)
     expect(page.locator("#runs label")).to_have_count(3)
     expect(page.locator("#runs small").first).to_have_text(f"{POINTS} / 20000")
-    expect(page.locator("figure:visible")).to_have_count(3)  # losses and learning rate; nothing else was logged
+    expect(page.locator("figure:visible")).to_have_count(6)
+    titles = page.locator("figure h2").all_inner_texts()
+    assert {"gradient norm", "tokens per second", "memory (MiB)"} <= set(titles), titles
     assert page.locator("#samples pre").first.inner_text() == "<b>sample</b>", "samples are text, not markup"
     # A run that continues is followed.
     with (folder / "run-1/metrics.jsonl").open("a") as file:
         file.write("".join(line(1, step) for step in range(POINTS + 1, POINTS + 51)))
     expect(page.locator("#runs small").nth(1)).to_have_text(f"{POINTS + 50} / 20000")
+    check_samples(page, folder)
+    check_probes(page, folder)
+    check_rewritten(page, folder)
     times = page.evaluate("""() => Array.from({length: 20}, () => {
         const start = performance.now();
         draw();
@@ -66,6 +83,45 @@ def check(page, url, folder):
     assert all(request.startswith(url) for request in requests), requests
     assert not errors, errors
     return median
+
+
+def check_samples(page, folder):
+    """New samples are added above the earlier ones."""
+    (folder / "run-0/samples/step-00000200.txt").write_text("a second sample")
+    (folder / "run-0/samples/step-00000300.txt").write_text("a third sample")
+    article = page.locator("#samples article").first
+    expect(article.locator("pre")).to_have_text(["a third sample", "a second sample", "<b>sample</b>"])
+    expect(article.locator("h3").first).to_have_text("step 300")
+
+
+def check_probes(page, folder):
+    """The slider shows each step that was recorded, and follows the newest one if it is at the end."""
+    section = page.locator("#probes")
+    step, prediction = section.locator("output"), section.locator("table").nth(1)
+    slider = section.locator("input[type=range]")
+    expect(step).to_have_text("step 200")
+    expect(prediction).to_contain_text("word 200")
+    expect(section.locator("table").first.locator("td")).to_have_text(["1.00", "", "", "0.50", "0.50", "", "0.33", "0.33", "0.33"])
+    write_probe(folder / "run-0", 300)
+    expect(step).to_have_text("step 300")
+    slider.fill("1")
+    expect(prediction).to_contain_text("word 100")
+    expect(prediction).to_contain_text("75.0 %")
+    section.get_by_role("button", name="a", exact=True).click()
+    expect(prediction.locator("caption")).to_have_text('next word after "a"')
+    write_probe(folder / "run-0", 400)
+    expect(slider).to_have_attribute("max", "4")
+    expect(step).to_have_text("step 100")  # where the user left it
+
+
+def check_rewritten(page, folder):
+    """A run that is resumed from an earlier step, or started again, is shown as its files are now."""
+    for steps, seconds in [(POINTS - 500, 20), (POINTS + 200, 30)]:
+        lines = "".join(line(2, step, seconds) for step in range(1, steps + 1))
+        (folder / "run-2/metrics.jsonl").write_text(lines)
+        expect(page.locator("#runs small").nth(2)).to_have_text(f"{steps} / 20000")
+        points = page.evaluate("() => runs.get('run-2').series.loss.steps.length")
+        assert points == steps, f"{points} points of {steps}"
 
 
 def center(locator):

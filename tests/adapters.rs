@@ -150,7 +150,7 @@ fn artifacts(run: &Path) -> (Vec<String>, Vec<Value>) {
     let metrics = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     let metrics = metrics.lines().map(|line| {
         let mut line: Value = serde_json::from_str(line).unwrap();
-        for clock in ["elapsed", "tokens_per_second"] {
+        for clock in ["elapsed", "tokens_per_second", "memory"] {
             line.as_object_mut().unwrap().remove(clock);
         }
         line

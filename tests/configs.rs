@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use nextword_train::{RunConfig, prepare_run, read_config};
+use nextword_data::{Dataset, TokenizerConfig};
+use nextword_train::{RunConfig, prepare_conversations, prepare_run, read_config};
 
 use crate::util::{flex, root};
 
@@ -39,7 +40,7 @@ const PARAMETERS: [(&str, usize); 12] = [
     ("fill-in", 940_800),
     ("gpt2-124m", 124_439_808),
     ("llama-small", 2_718_144),
-    ("quickstart", 908_032),
+    ("quickstart", 924_416),
     ("shakespeare-char", 10_745_088),
     ("shakespeare-char-cpu", 804_096),
     ("statquest", 37),
@@ -71,4 +72,30 @@ fn configs_build_with_the_stated_parameter_counts() {
         seen.push(name);
     }
     assert_eq!(seen.len(), PARAMETERS.len(), "{seen:?}");
+}
+
+/// The runs on conversations start from the model of the quickstart, which keeps its context.
+#[test]
+fn the_built_in_conversations_fit_into_the_context_of_the_quickstart() {
+    let read = |name: &str| {
+        let path = root().join("configs").join(name).with_extension("toml");
+        read_config(&path, &[]).unwrap()
+    };
+    let quickstart = read("quickstart");
+    let tokenizer = Dataset::build(&quickstart.data).unwrap().tokenizer;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tokenizer.json");
+    fs::write(&file, tokenizer.to_json().unwrap()).unwrap();
+    for name in ["chat", "chat-dpo"] {
+        let mut config = read(name);
+        config.start_from = None;
+        config.model = quickstart.model.clone();
+        config.data.tokenizer = TokenizerConfig::from_file(&file);
+        let report = prepare_conversations(config).unwrap().unwrap().report;
+        assert_eq!(
+            (report.too_long, report.sequence_length),
+            (0, 256),
+            "{name}"
+        );
+    }
 }

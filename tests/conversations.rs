@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::serving::Server;
-use crate::test_dir::{BAD_FILE, TestDir, USAGE};
+use crate::test_dir::{BAD_FILE, RESUMABLE, TestDir, USAGE};
 use crate::util::{sha256, stderr};
 
 /// A small model that is finetuned on conversations.
@@ -34,19 +34,7 @@ start_from = "runs/base"
 [data]
 conversations = "support.jsonl"
 split.validation = 0.3
-[model.dropout]
-residual = 0.1
-[train]
-steps = 12
-batch_size = 2
-accumulation = 2
-log_every = 1
-[schedule]
-kind = "constant"
-warmup_steps = 0
 [validation]
-every = 4
-[checkpoint]
 every = 4
 [samples]
 every = 12
@@ -71,16 +59,10 @@ fn prepared() -> TestDir {
         .collect();
     dir.write("support.jsonl", lines.join("\n"));
     dir.write("base.toml", BASE);
-    dir.write("chat.toml", CHAT);
+    dir.write("chat.toml", [CHAT, RESUMABLE].concat());
     let base = dir.run(&["train", "base.toml", "--quiet"]);
     assert!(base.status.success(), "{}", stderr(&base));
     dir
-}
-
-fn succeed(dir: &TestDir, args: &[&str]) -> String {
-    let output = dir.run(args);
-    assert!(output.status.success(), "{args:?}: {}", stderr(&output));
-    String::from_utf8(output.stdout).unwrap()
 }
 
 fn artifacts(run: &Path) -> Vec<String> {
@@ -92,28 +74,19 @@ fn artifacts(run: &Path) -> Vec<String> {
 #[test]
 fn a_resumed_run_on_conversations_has_the_weights_of_an_uninterrupted_one() {
     let dir = prepared();
-    succeed(
-        &dir,
-        &["train", "chat.toml", "--quiet", "--set", "name=whole"],
-    );
-    succeed(
-        &dir,
-        &[
-            "train",
-            "chat.toml",
-            "--quiet",
-            "--set",
-            "name=part",
-            "--set",
-            "train.steps=6",
-        ],
-    );
+    dir.succeed(&["train", "chat.toml", "--quiet", "--set", "name=whole"]);
+    dir.succeed(&[
+        "train",
+        "chat.toml",
+        "--quiet",
+        "--set",
+        "name=part",
+        "--set",
+        "train.steps=6",
+    ]);
     // Neither the base model nor the working directory is needed any more.
     fs::remove_dir_all(dir.path("runs/base")).unwrap();
-    succeed(
-        &dir,
-        &["resume", "runs/part", "--quiet", "--set", "train.steps=12"],
-    );
+    dir.succeed(&["resume", "runs/part", "--quiet", "--set", "train.steps=12"]);
     assert_eq!(
         artifacts(&dir.path("runs/part")),
         artifacts(&dir.path("runs/whole"))
@@ -156,7 +129,7 @@ fn a_resumed_run_on_packed_conversations_has_the_weights_of_an_uninterrupted_one
         "--set",
         "train.sequence_length=96",
     ];
-    let with = |args: &[&str]| succeed(&dir, &[args, &packed].concat());
+    let with = |args: &[&str]| dir.succeed(&[args, &packed].concat());
     let preview = with(&["preview", "chat.toml", "--json"]);
     let summary: Value = serde_json::from_str(preview.lines().next().unwrap()).unwrap();
     let rows = &summary["rows"];
@@ -170,7 +143,7 @@ fn a_resumed_run_on_packed_conversations_has_the_weights_of_an_uninterrupted_one
     let part = ["--set", "name=part", "--set", "train.steps=6"];
     with(&[&["train", "chat.toml", "--quiet"][..], &part].concat());
     let resume = ["resume", "runs/part", "--quiet", "--set", "train.steps=12"];
-    succeed(&dir, &resume);
+    dir.succeed(&resume);
     assert_eq!(
         artifacts(&dir.path("runs/part")),
         artifacts(&dir.path("runs/whole"))
@@ -195,7 +168,7 @@ fn a_resumed_run_on_packed_conversations_has_the_weights_of_an_uninterrupted_one
 #[test]
 fn preview_shows_the_prompts_that_the_server_sends() {
     let dir = prepared();
-    let text = succeed(&dir, &["preview", "chat.toml", "--longest", "--ids"]);
+    let text = dir.succeed(&["preview", "chat.toml", "--longest", "--ids"]);
     for part in [
         "### User:\n",
         "[[",
@@ -218,7 +191,7 @@ fn preview_shows_the_prompts_that_the_server_sends() {
         stderr(&other)
     );
 
-    let lines = succeed(&dir, &["preview", "chat.toml", "--all", "--json"]);
+    let lines = dir.succeed(&["preview", "chat.toml", "--all", "--json"]);
     let lines: Vec<Value> = lines
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
@@ -226,7 +199,7 @@ fn preview_shows_the_prompts_that_the_server_sends() {
     assert_eq!(lines[0]["samples"].as_u64(), Some(lines.len() as u64 - 1));
 
     // The trained model is served with the template that it was trained with.
-    succeed(&dir, &["train", "chat.toml", "--quiet"]);
+    dir.succeed(&["train", "chat.toml", "--quiet"]);
     let server = Server::start(&dir.path("runs/chat"), &[]);
     let mut compared = 0;
     for sample in &lines[1..] {
@@ -272,13 +245,13 @@ fn invalid_conversations_are_errors_with_a_line() {
 #[test]
 fn evaluation_is_over_the_trained_tokens_of_all_conversations() {
     let dir = prepared();
-    succeed(&dir, &["train", "chat.toml", "--quiet"]);
+    dir.succeed(&["train", "chat.toml", "--quiet"]);
     let text = fs::read_to_string(dir.path("support.jsonl")).unwrap();
     let lines: Vec<&str> = text.lines().collect();
     let evaluate = |name: &str, lines: &[&str]| {
         dir.write(name, lines.join("\n"));
         let args = ["eval", "runs/chat", "--conversations", name, "--json"];
-        let report: Value = serde_json::from_str(&succeed(&dir, &args)).unwrap();
+        let report: Value = serde_json::from_str(&dir.succeed(&args)).unwrap();
         let loss = report["loss"]["nats_per_token"].as_f64().unwrap();
         let tokens = report["loss"]["tokens"].as_u64().unwrap();
         (loss, tokens, report)
@@ -302,7 +275,7 @@ fn evaluation_is_over_the_trained_tokens_of_all_conversations() {
         "--set",
         "data.split.validation=0.0",
     ];
-    let preview = succeed(&dir, &all_of_them);
+    let preview = dir.succeed(&all_of_them);
     let samples = preview.lines().skip(1).map(|line| {
         let sample: Value = serde_json::from_str(line).unwrap();
         let spans = sample["trained"].as_array().unwrap().iter();
@@ -310,7 +283,7 @@ fn evaluation_is_over_the_trained_tokens_of_all_conversations() {
         spans.map(len).sum::<u64>()
     });
     assert_eq!(samples.sum::<u64>(), all);
-    let printed = succeed(&dir, &["eval", "runs/chat", "--conversations", "a.jsonl"]);
+    let printed = dir.succeed(&["eval", "runs/chat", "--conversations", "a.jsonl"]);
     assert!(
         printed.contains("nats per token of the assistant's messages"),
         "{printed}"
@@ -321,12 +294,12 @@ fn evaluation_is_over_the_trained_tokens_of_all_conversations() {
 #[test]
 fn what_a_chat_model_is_for_is_said_where_it_is_used_otherwise() {
     let dir = prepared();
-    let plan = succeed(&dir, &["plan", "chat.toml", "--steps", "0"]);
+    let plan = dir.succeed(&["plan", "chat.toml", "--steps", "0"]);
     assert!(
         plan.contains(" of them trained)") && plan.contains(" trained tokens"),
         "{plan}"
     );
-    succeed(&dir, &["train", "chat.toml", "--quiet"]);
+    dir.succeed(&["train", "chat.toml", "--quiet"]);
     let generated = dir.run(&["generate", "runs/chat", "Who", "--max-tokens", "2"]);
     let notes = stderr(&generated);
     assert!(notes.contains("chat runs/chat"), "{notes}");

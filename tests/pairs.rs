@@ -6,7 +6,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::serving::Server;
-use crate::test_dir::{BAD_FILE, TestDir, USAGE};
+use crate::test_dir::{BAD_FILE, RESUMABLE, TestDir, USAGE};
 use crate::util::{sha256, stderr};
 
 /// Pairs of the bilingual corpus.
@@ -21,21 +21,9 @@ context_length = 32
 n_layers = 1
 n_heads = 2
 d_model = 16
-[model.dropout]
-residual = 0.1
-[train]
-steps = 12
-batch_size = 2
-accumulation = 2
-log_every = 1
-[schedule]
-kind = "constant"
-warmup_steps = 0
 [validation]
 every = 4
 completions = 2
-[checkpoint]
-every = 4
 [samples]
 every = 12
 "#;
@@ -55,33 +43,15 @@ context_length = 32
 n_layers = 1
 n_heads = 2
 d_model = 16
-[model.dropout]
-residual = 0.1
-[train]
-steps = 12
-batch_size = 2
-accumulation = 2
-log_every = 1
-[schedule]
-kind = "constant"
-warmup_steps = 0
 [validation]
 every = 4
 windows = 4
-[checkpoint]
-every = 4
 "#;
-
-fn succeed(dir: &TestDir, args: &[&str]) -> String {
-    let output = dir.run(args);
-    assert!(output.status.success(), "{args:?}: {}", stderr(&output));
-    String::from_utf8(output.stdout).unwrap()
-}
 
 fn prepared() -> TestDir {
     let dir = TestDir::new();
-    dir.write("pairs.toml", PAIRS);
-    dir.write("blanks.toml", BLANKS);
+    dir.write("pairs.toml", [PAIRS, RESUMABLE].concat());
+    dir.write("blanks.toml", [BLANKS, RESUMABLE].concat());
     dir
 }
 
@@ -111,15 +81,12 @@ fn resumed_runs_on_pairs_and_masked_tokens_have_the_weights_of_uninterrupted_one
             let model = format!("model.architecture={architecture}");
             let steps = format!("train.steps={steps}");
             let set = ["--set", &name, "--set", &model, "--set", &steps];
-            succeed(&dir, &[&["train", config, "--quiet"][..], &set].concat());
+            dir.succeed(&[&["train", config, "--quiet"][..], &set].concat());
         };
         train("whole", "12");
         train("part", "6");
         let part = format!("runs/{}", of("part"));
-        succeed(
-            &dir,
-            &["resume", &part, "--quiet", "--set", "train.steps=12"],
-        );
+        dir.succeed(&["resume", &part, "--quiet", "--set", "train.steps=12"]);
         let weights = |name: &str| {
             let run = dir.path(&format!("runs/{}", of(name)));
             sha256(&run.join("last/model.safetensors"))
@@ -156,12 +123,12 @@ fn each_architecture_learns_the_pairs_of_statquest() {
             &model,
         ];
         args.extend(set.iter().flat_map(|set| ["--set", set]));
-        succeed(&dir, &args);
+        dir.succeed(&args);
         let run = format!("runs/{architecture}");
         for (source, target) in [("let's go", "vamos"), ("to go", "ir")] {
             let args = ["generate", &run, source, "--temperature", "0", "--quiet"];
             assert_eq!(
-                succeed(&dir, &args).trim_end(),
+                dir.succeed(&args).trim_end(),
                 target,
                 "{architecture}: {source}"
             );
@@ -196,7 +163,7 @@ fn preview_shows_what_is_trained_of_a_pair() {
             .chain(["--set", "data.split.validation=0"])
             .chain(set)
             .collect();
-        succeed(&dir, &all)
+        dir.succeed(&all)
     };
     let target = preview(&[]);
     assert!(target.contains("to go <SEP>[[ir <EOS>]]"), "{target}");
@@ -213,18 +180,15 @@ fn preview_shows_what_is_trained_of_a_pair() {
 #[test]
 fn blanks_are_filled_and_texts_are_embedded() {
     let dir = prepared();
-    succeed(&dir, &["train", "blanks.toml", "--quiet"]);
+    dir.succeed(&["train", "blanks.toml", "--quiet"]);
     let text = "Once upon ___ time";
-    let filled = succeed(
-        &dir,
-        &["fill", "runs/blanks", text, "--top-k", "3", "--json"],
-    );
+    let filled = dir.succeed(&["fill", "runs/blanks", text, "--top-k", "3", "--json"]);
     let filled: Value = serde_json::from_str(&filled).unwrap();
     let candidates = filled["blanks"][0]["candidates"].as_array().unwrap();
     assert_eq!(candidates.len(), 3);
     let probability = |at: usize| candidates[at]["probability"].as_f64().unwrap();
     assert!(probability(0) >= probability(1) && probability(1) >= probability(2));
-    let shown = succeed(&dir, &["fill", "runs/blanks", text, "-k", "3"]);
+    let shown = dir.succeed(&["fill", "runs/blanks", text, "-k", "3"]);
     assert_eq!(shown.lines().count(), 2 + 3, "{shown}");
     let fails = |args: &[&str], code: i32, part: &str| {
         let output = dir.run(args);
@@ -251,7 +215,7 @@ fn blanks_are_filled_and_texts_are_embedded() {
         "--pooling",
         "first",
     ];
-    let lines = succeed(&dir, &texts);
+    let lines = dir.succeed(&texts);
     let vectors: Vec<Vec<f64>> = lines
         .lines()
         .map(|line| line.split(' ').map(|x| x.parse().unwrap()).collect())
@@ -267,7 +231,7 @@ fn blanks_are_filled_and_texts_are_embedded() {
         "--pooling",
         "first",
     ];
-    assert_eq!(succeed(&dir, &from_file), lines);
+    assert_eq!(dir.succeed(&from_file), lines);
     fails(
         &["embed", "runs/blanks", "--file", "no.txt"],
         BAD_FILE,

@@ -293,7 +293,7 @@ fn commands_say_which_arguments_an_adapter_needs() {
     let export = ["export", "base", "--format", "peft", "--out", "x"];
     dir.rejects(
         &export,
-        BAD_FILE,
+        USAGE,
         &["is not an adapter", "--format hf or gguf"],
     );
     let half = [

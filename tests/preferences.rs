@@ -49,14 +49,8 @@ completions = 0
 also = { name = "general", path = "text.txt" }
 "#;
 
-fn succeed(dir: &TestDir, args: &[&str]) -> String {
-    let output = dir.run(args);
-    assert!(output.status.success(), "{args:?}: {}", stderr(&output));
-    String::from_utf8_lossy(&output.stdout).into_owned() + &stderr(&output)
-}
-
-#[test]
-fn pairs_are_previewed_planned_and_trained() {
+/// A folder with the base model, and what the run on pairs reads.
+fn prepared() -> TestDir {
     let dir = TestDir::new();
     dir.write("base.toml", BASE);
     dir.write("pairs.toml", PAIRS);
@@ -64,19 +58,25 @@ fn pairs_are_previewed_planned_and_trained() {
         "text.txt",
         "Once there was a cat in the garden. ".repeat(20),
     );
-    succeed(&dir, &["train", "base.toml", "--quiet"]);
+    dir.succeed(&["train", "base.toml", "--quiet"]);
+    dir
+}
 
-    let preview = succeed(&dir, &["preview", "pairs.toml"]);
+#[test]
+fn pairs_are_previewed_planned_and_trained() {
+    let dir = prepared();
+
+    let preview = dir.run_merged(&["preview", "pairs.toml"]);
     assert!(preview.contains("(pair 1, chosen)"), "{preview}");
     assert!(preview.contains("(pair 1, rejected)"), "{preview}");
     assert!(
         preview.contains("pairs        the chosen completion is longer in "),
         "{preview}"
     );
-    let plan = succeed(&dir, &["plan", "pairs.toml", "--steps", "1"]);
+    let plan = dir.run_merged(&["plan", "pairs.toml", "--steps", "1"]);
     assert!(plan.contains("epochs"), "{plan}");
 
-    let lines = succeed(&dir, &["train", "pairs.toml"]);
+    let lines = dir.run_merged(&["train", "pairs.toml"]);
     for part in [
         "under the model that the run starts from",
         "loss 0.693  acc 0.00  margin 0.000",
@@ -111,7 +111,7 @@ fn pairs_are_previewed_planned_and_trained() {
     // The finished run needs neither its reference nor the model that it started from.
     fs::remove_file(dir.path("runs/pairs/reference.bin")).unwrap();
     fs::remove_dir_all(dir.path("runs/base")).unwrap();
-    let again = succeed(&dir, &["resume", "runs/pairs"]);
+    let again = dir.run_merged(&["resume", "runs/pairs"]);
     assert!(again.contains("nothing to train"), "{again}");
     let quiet = dir.run(&["generate", "runs/pairs", "On a", "--max-tokens", "3"]);
     assert!(quiet.status.success(), "{}", stderr(&quiet));
@@ -119,14 +119,7 @@ fn pairs_are_previewed_planned_and_trained() {
 
 #[test]
 fn events_of_runs_on_preferences_have_their_metrics() {
-    let dir = TestDir::new();
-    dir.write("base.toml", BASE);
-    dir.write("pairs.toml", PAIRS);
-    dir.write(
-        "text.txt",
-        "Once there was a cat in the garden. ".repeat(20),
-    );
-    succeed(&dir, &["train", "base.toml", "--quiet"]);
+    let dir = prepared();
     let args = [
         "train",
         "pairs.toml",

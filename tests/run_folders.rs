@@ -188,6 +188,10 @@ fn a_signal_before_the_first_step_ends_the_run_at_once() {
         assert!(error.contains("stopped before the first step"), "{error}");
         assert!(events.is_empty(), "{events:?}");
         assert!(!dir.path("runs/tiny/last").exists());
+        // Nothing is in the way of the next run.
+        assert!(dir.path("runs/tiny/run.toml").exists());
+        let again = train(&dir, &["train.steps=2"]);
+        assert!(again.status.success(), "{}", stderr(&again));
     }
 }
 

@@ -16,6 +16,23 @@ pub(crate) const BAD_FILE: i32 = 3;
 pub(crate) const DIVERGED: i32 = 4;
 pub(crate) const RESOURCES: i32 = 5;
 
+/// The end of the configuration of a run with everything that matters on resume: dropout, gradient accumulation,
+/// checkpoints.
+pub(crate) const RESUMABLE: &str = r#"
+[model.dropout]
+residual = 0.1
+[train]
+steps = 12
+batch_size = 2
+accumulation = 2
+log_every = 1
+[schedule]
+kind = "constant"
+warmup_steps = 0
+[checkpoint]
+every = 4
+"#;
+
 /// A temporary folder, one per test.
 pub(crate) struct TestDir {
     pub(crate) folder: tempfile::TempDir,
@@ -44,6 +61,13 @@ impl TestDir {
             .current_dir(self.folder.path())
             .output()
             .unwrap()
+    }
+
+    /// Runs a command that must succeed. Returns its standard output.
+    pub(crate) fn succeed(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        assert!(output.status.success(), "{args:?}: {}", stderr(&output));
+        String::from_utf8(output.stdout).unwrap()
     }
 
     /// Runs a command that must succeed. Returns its standard output and its standard error in the order in

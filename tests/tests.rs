@@ -30,6 +30,7 @@ mod configs; // every file in configs/ parses and builds
 mod conversations; // training on them, and what the server sends
 mod detached_runs; // finetuned runs without the model that they started from
 mod docs; // the course shows real output, and named files exist
+mod exit_codes; // the same for the same fault
 mod experiments; // sweeps, comparisons, checks of data, exported metrics
 mod explain; // every value and its derivation
 mod explain_adapters; // the operations of an adapter, the base model beside it

@@ -126,10 +126,11 @@ pub fn evaluate(
 }
 
 /// Computes the loss of those batches of [`evaluate`] whose number, from 0, `is_selected`, in their order: for several
-/// processes that share an evaluation.
+/// processes that share an evaluation. Each batch is computed when the iterator is asked for it, so that an evaluation
+/// can show its progress and end early.
 ///
 /// # Errors
-/// Those of [`evaluate`].
+/// Those of [`evaluate`], for each batch.
 ///
 /// ```
 /// use burn::tensor::Device;
@@ -139,8 +140,8 @@ pub fn evaluate(
 ///
 /// let model = presets::shakespeare_char_cpu(65).init(&Device::flex(), 1)?;
 /// let windows = EvalWindows::new(Tokens::from_ids([1, 2, 3].repeat(70)), 64, Packing::Packed, 0)?;
-/// let even = batch_losses(&model, &windows, 1, |batch| batch % 2 == 0)?;
-/// let odd = batch_losses(&model, &windows, 1, |batch| batch % 2 == 1)?;
+/// let even = batch_losses(&model, &windows, 1, |batch| batch % 2 == 0).collect::<Result<Vec<_>, _>>()?;
+/// let odd = batch_losses(&model, &windows, 1, |batch| batch % 2 == 1).collect::<Result<Vec<_>, _>>()?;
 /// let report = LossReport::of_batches([even[0], odd[0], even[1], odd[1]]);
 /// assert_eq!(report, evaluate(&model, &windows, 1)?);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -150,15 +151,13 @@ pub fn batch_losses(
     windows: &EvalWindows,
     batch_size: usize,
     is_selected: impl Fn(usize) -> bool,
-) -> Result<Vec<BatchLoss>, EvalError> {
+) -> impl Iterator<Item = Result<BatchLoss, EvalError>> {
     let batches = windows.batches(batch_size).enumerate();
-    let selected = batches.filter(|(number, _)| is_selected(*number));
-    selected
-        .map(|(_, batch)| {
-            let (nats, tokens) = batch_loss(model, batch?)?;
-            Ok(BatchLoss { nats, tokens })
-        })
-        .collect()
+    let selected = batches.filter(move |(number, _)| is_selected(*number));
+    selected.map(|(_, batch)| {
+        let (nats, tokens) = batch_loss(model, batch?)?;
+        Ok(BatchLoss { nats, tokens })
+    })
 }
 
 /// As [`evaluate`]. `on_batch` receives the number of windows after each batch.

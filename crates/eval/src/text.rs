@@ -38,6 +38,10 @@ pub struct TextReport {
     /// read) that is not completely in the vocabulary, the bytes that its tokens decode to; for imported models, only
     /// where the tokenizer drops text.
     pub bytes: u64,
+    /// Bytes of the text that are not among [`bytes`](Self::bytes), and so not in bits per byte: those that are not in the
+    /// vocabulary, and the names of special tokens in the same part of the text.
+    #[serde(default)]
+    pub uncounted_bytes: u64,
     /// Number of all characters or words that are not in the vocabulary, repeated ones included.
     pub unknown: usize,
     /// The tokens put before each document, whose probabilities are not counted. Only for imported models.
@@ -160,6 +164,7 @@ pub fn evaluate_text_with(
         loss: loss.with_bytes(text.bytes),
         documents: text.documents,
         bytes: text.bytes,
+        uncounted_bytes: text.uncounted_bytes,
         unknown: text.unknown,
         parts: text.parts,
         counts_eos: text.around.suffix.is_some(),
@@ -208,6 +213,7 @@ struct TextWindows {
     around: Around,
     documents: u64,
     bytes: u64,
+    uncounted_bytes: u64,
     unknown: usize,
     parts: usize,
 }
@@ -239,6 +245,7 @@ fn read(
     let EncodedText {
         documents,
         byte_counts,
+        uncounted_bytes,
         unknown,
         parts,
     } = encode(tokenizer, &around, chunks, on_progress)?;
@@ -267,6 +274,7 @@ fn read(
         around,
         documents: count,
         bytes,
+        uncounted_bytes,
         unknown,
         parts,
     })
@@ -284,6 +292,8 @@ struct EncodedText {
     /// The ids of each, with the tokens around it.
     documents: Vec<Vec<u32>>,
     byte_counts: Vec<ByteCount>,
+    /// Bytes of the text that no document counts.
+    uncounted_bytes: u64,
     /// Number of all characters or words that are not in the vocabulary.
     unknown: usize,
     /// Number of all parts of the text.
@@ -305,7 +315,7 @@ fn encode(
     on_progress: &mut dyn FnMut(EvalProgress),
 ) -> Result<EncodedText, DataError> {
     let mut tokens = 0;
-    let (mut unknown, mut parts) = (0, 0);
+    let (mut unknown, mut parts, mut uncounted_bytes) = (0, 0, 0);
     let (mut documents, mut document) = (Vec::new(), Vec::new());
     let mut bytes = ByteCount::default();
     for chunk in chunks {
@@ -322,11 +332,13 @@ fn encode(
         } else {
             encoding.unknown_count == 0
         };
-        bytes.all += if is_complete {
+        let counted = if is_complete {
             chunk.text.len()
         } else {
             byte_count(tokenizer, &encoding.ids)
         };
+        bytes.all += counted;
+        uncounted_bytes += chunk.text.len().saturating_sub(counted) as u64;
         if document.is_empty() {
             let first = unpredicted_tokens(&encoding.ids, &around.prefix);
             bytes.unpredicted = if is_complete {
@@ -354,6 +366,7 @@ fn encode(
     Ok(EncodedText {
         documents,
         byte_counts,
+        uncounted_bytes,
         unknown,
         parts,
     })

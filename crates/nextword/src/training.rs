@@ -6,8 +6,8 @@ use std::ops::ControlFlow;
 use nextword_data::Dataset;
 use nextword_model::ModelConfig;
 use nextword_train::{
-    InMemoryTrainer, LoraSettings, Reporter, RunConfig, RunSetup, StepReport, StopFlag, TrainError,
-    UnsetKeys, ValidationReport,
+    InMemoryTrainer, LoraSettings, Reporter, RunConfig, RunSetup, ScheduleConfig, StepReport,
+    StopFlag, TrainError, UnsetKeys, ValidationReport,
 };
 
 use crate::{Control, LanguageModel, Result, default_device};
@@ -136,13 +136,14 @@ impl<'a> Training<'a> {
         self
     }
 
-    /// Sets the number of updates. A warmup that does not fit becomes a tenth of them.
+    /// Sets the number of updates. A warmup that is at its default, or does not fit, becomes that for this number (see
+    /// [`ScheduleConfig::default_warmup`]).
     pub fn steps(mut self, steps: u64) -> Self {
-        self.config.train.steps = steps;
         let warmup = &mut self.config.schedule.warmup_steps;
-        if *warmup >= steps {
-            *warmup = steps / 10;
+        if *warmup >= steps || *warmup == ScheduleConfig::default_warmup(self.config.train.steps) {
+            *warmup = ScheduleConfig::default_warmup(steps);
         }
+        self.config.train.steps = steps;
         self
     }
 
@@ -252,9 +253,10 @@ impl<'a> Training<'a> {
             let RunConfig {
                 schedule,
                 optimizer,
+                train,
                 ..
             } = &self.config;
-            self.config.unset = UnsetKeys::at_defaults(schedule, optimizer);
+            self.config.unset = UnsetKeys::at_defaults(schedule, optimizer, train.steps);
         }
         let dataset = self.dataset.clone();
         let trainer = match &self.initial {

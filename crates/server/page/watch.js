@@ -1,4 +1,5 @@
-// Draws the metrics of runs while they train. Reads /runs and /runs/NAME of this server, and nothing else.
+// Draws the metrics of runs while they train, and shows their samples. Reads /runs and what is below it on this server,
+// and nothing else.
 "use strict";
 
 const POLL = 1000; // ms
@@ -9,9 +10,12 @@ const CHARTS = [
   { title: "learning rate", key: "lr" },
   { title: "gradient norm", key: "grad_norm" },
   { title: "tokens per second", key: "tokens_per_second" },
+  { title: "memory (MiB)", key: "memory", unit: 2 ** 20 },
 ];
 
-const runs = new Map(); // name -> {offset, series, color, hidden, info, samples}
+const MAX_SAMPLES = 20; // steps that are shown of a run
+
+const runs = new Map(); // name -> {offset, mark, series, color, hidden, sampleStep, probeSteps, …}
 const find = (id) => document.getElementById(id);
 
 function element(tag, attributes, ...children) {
@@ -30,15 +34,19 @@ async function getJson(path) {
 function newRun(name) {
   const color = COLORS[runs.size % COLORS.length];
   const series = Object.fromEntries(CHARTS.map((chart) => [chart.key, { steps: [], values: [] }]));
-  const run = { offset: 0, series, color, hidden: false, samples: "" };
+  const run = { offset: 0, mark: "", series, color, hidden: false, sampleStep: null, probeSteps: [] };
   const box = element("input", { type: "checkbox", checked: true });
-  box.addEventListener("change", () => { run.hidden = !box.checked; drawSoon(); });
+  box.addEventListener("change", () => {
+    run.hidden = !box.checked;
+    run.article.hidden = run.hidden || run.sampleStep === null;
+    drawSoon();
+  });
   const dot = element("i", {});
   dot.style.background = color;
   run.state = element("small", {});
   find("runs").append(element("label", {}, box, dot, name, run.state));
-  run.text = element("pre", {});
-  run.article = element("article", { hidden: true }, element("h2", { textContent: name }), run.text);
+  run.samples = element("div", { className: "samples" });
+  run.article = element("article", { hidden: true }, element("h2", { textContent: name }), run.samples);
   find("samples").append(run.article);
   runs.set(name, run);
   return run;
@@ -54,9 +62,9 @@ function truncate(series, step) {
 
 function addLines(run, lines) {
   for (const line of lines) {
-    for (const { key } of CHARTS) {
-      const value = line[key];
-      if (typeof value !== "number") continue;
+    for (const { key, unit = 1 } of CHARTS) {
+      if (typeof line[key] !== "number") continue;
+      const value = line[key] / unit;
       const series = run.series[key];
       if (series.steps.length && series.steps[series.steps.length - 1] >= line.step) truncate(series, line.step);
       series.steps.push(line.step);
@@ -65,18 +73,37 @@ function addLines(run, lines) {
   }
 }
 
+/** Adds the samples that came since the last ones, the newest on top. */
+async function pollSamples(run, path) {
+  const after = run.sampleStep === null ? "" : `?after=${run.sampleStep}`;
+  for (const { step, text } of await getJson(`${path}/samples${after}`)) {
+    run.sampleStep = step;
+    run.samples.prepend(element("h3", { textContent: `step ${step}` }), element("pre", { textContent: text }));
+  }
+  const shown = [...run.samples.children];
+  for (const old of shown.slice(2 * MAX_SAMPLES)) old.remove();
+  run.article.hidden = run.hidden || run.sampleStep === null;
+}
+
+/** Forgets all that is known about a run: its files are others now. */
+function restart(run) {
+  for (const { key } of CHARTS) truncate(run.series[key], -Infinity);
+  run.sampleStep = null;
+  run.samples.replaceChildren();
+  run.article.hidden = true;
+  probes.forget(run);
+}
+
 async function pollRun(name) {
   const run = runs.get(name) ?? newRun(name);
-  const found = await getJson(`runs/${encodeURIComponent(name)}?from=${run.offset}`);
-  if (found.offset < run.offset) for (const { key } of CHARTS) truncate(run.series[key], -Infinity);
+  const path = `runs/${encodeURIComponent(name)}`;
+  const found = await getJson(`${path}?from=${run.offset}&mark=${run.mark}`);
+  const isOther = found.from !== run.offset;
+  if (isOther) restart(run);
   addLines(run, found.lines);
-  run.offset = found.offset;
-  if (found.samples !== run.samples) {
-    run.samples = found.samples;
-    run.text.textContent = found.samples;
-    run.article.hidden = !found.samples;
-  }
-  return found.lines.length > 0;
+  [run.offset, run.mark, run.probeSteps] = [found.offset, found.mark, found.probe_steps];
+  if (found.sample_step !== null && found.sample_step !== run.sampleStep) await pollSamples(run, path);
+  return isOther || found.lines.length > 0;
 }
 
 async function poll() {
@@ -90,6 +117,7 @@ async function poll() {
     }
     find("status").textContent = list.length ? "" : "no runs yet";
     if (changed.some(Boolean)) drawSoon();
+    await probes.update(runs);
   } catch (error) {
     find("status").textContent = `not connected: ${error.message}`;
   }

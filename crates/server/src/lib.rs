@@ -100,4 +100,4 @@ pub use loaded_adapter::LoadedAdapter;
 pub use loaded_model::{LoadedModel, open_chat_template};
 pub use models::Adapters;
 pub use server::{AbortHandle, Server};
-pub use watch::RunSource;
+pub use watch::{MetricsPosition, RunSource};

@@ -18,9 +18,25 @@ pub trait RunSource: Send + Sync {
     /// All runs: a list of objects with `name` and whatever else the page shows in its list.
     fn runs(&self) -> Value;
 
-    /// The run `name`: its metrics from byte `offset` of their file on, the offset after them, and its newest samples.
-    /// `None` if there is no such run.
-    fn run(&self, name: &str, offset: u64) -> Option<Value>;
+    /// The run `name`: the `lines` of its metrics from `position` on, or if the file no longer has what was before that,
+    /// from its start; the place `from` which they are; the position behind them as `offset` and `mark`; the newest
+    /// `sample_step`; and the steps of its probes. `None` if there is no such run.
+    fn run(&self, name: &str, position: &MetricsPosition) -> Option<Value>;
+
+    /// Samples of the run `name` that are newer than those of the step `after`: a list of objects with `step` and `text`.
+    fn samples(&self, name: &str, after: Option<u64>) -> Option<Value>;
+
+    /// What the probe sentences gave at `step` of the run `name`.
+    fn probes(&self, name: &str, step: u64) -> Option<Value>;
+}
+
+/// How far a page has read the metrics of a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MetricsPosition {
+    /// Bytes of the file.
+    pub offset: u64,
+    /// Identifies what is before them; empty at the start.
+    pub mark: String,
 }
 
 /// The routes of the page that shows the runs of `source`.
@@ -32,7 +48,10 @@ pub(crate) fn routes<S: Clone + Send + Sync + 'static>(source: Arc<dyn RunSource
         .route("/icon.svg", get(|| async { icon() }))
         .route("/health", get(|| async { "ok" }))
         .route("/runs", get(runs))
+        .route("/watch_probes.js", get(|| async { probes_script() }))
         .route("/runs/{name}", get(run))
+        .route("/runs/{name}/samples", get(samples))
+        .route("/runs/{name}/probes/{step}", get(probes))
         .fallback(|| async { ApiError::not_found("no such path; hint: the page is at /") })
         .method_not_allowed_fallback(|| async {
             ApiError::with_status(StatusCode::METHOD_NOT_ALLOWED, "method not allowed")
@@ -56,6 +75,20 @@ fn script() -> Response<Body> {
         include_str!("../page/watch.js"),
         "text/javascript; charset=utf-8",
     )
+}
+
+fn probes_script() -> Response<Body> {
+    file_response(
+        include_str!("../page/watch_probes.js"),
+        "text/javascript; charset=utf-8",
+    )
+}
+
+/// The value of `key` in the query of an address.
+fn parameter<'a>(uri: &'a Uri, key: &str) -> Option<&'a str> {
+    let pairs = uri.query().into_iter().flat_map(|query| query.split('&'));
+    let mut pairs = pairs.filter_map(|pair| pair.split_once('='));
+    pairs.find_map(|(name, value)| (name == key).then_some(value))
 }
 
 /// Reads files off the connection threads.
@@ -82,7 +115,26 @@ async fn run(
     Path(name): Path<String>,
     uri: Uri,
 ) -> impl IntoResponse {
-    let from = uri.query().and_then(|query| query.strip_prefix("from="));
-    let offset = from.and_then(|from| from.parse().ok()).unwrap_or(0);
-    read(source, move |source| source.run(&name, offset)).await
+    let offset = parameter(&uri, "from").and_then(|from| from.parse().ok());
+    let position = MetricsPosition {
+        offset: offset.unwrap_or(0),
+        mark: parameter(&uri, "mark").unwrap_or_default().to_string(),
+    };
+    read(source, move |source| source.run(&name, &position)).await
+}
+
+async fn samples(
+    State(source): State<Arc<dyn RunSource>>,
+    Path(name): Path<String>,
+    uri: Uri,
+) -> impl IntoResponse {
+    let after = parameter(&uri, "after").and_then(|step| step.parse().ok());
+    read(source, move |source| source.samples(&name, after)).await
+}
+
+async fn probes(
+    State(source): State<Arc<dyn RunSource>>,
+    Path((name, step)): Path<(String, u64)>,
+) -> impl IntoResponse {
+    read(source, move |source| source.probes(&name, step)).await
 }

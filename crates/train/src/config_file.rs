@@ -9,7 +9,7 @@ use toml::{Table, Value};
 use crate::config_key::key_at;
 use crate::config_problem::{Problem, expects_string};
 use crate::conversation_defaults;
-use crate::{RunConfig, TrainError, UnsetKeys};
+use crate::{RunConfig, ScheduleConfig, TrainError, UnsetKeys};
 
 /// The keys of `[data]` that select the data source; exactly one of them is set.
 const SOURCE_KEYS: [&str; 6] = [
@@ -109,6 +109,9 @@ pub fn parse_stored_config(
     conversation_defaults::check_length_keys(&table)?;
     conversation_defaults::apply(&mut config, &table);
     config.unset = unset_keys(&config, &table);
+    if UnsetKeys::of(&table).warmup_steps && config.train.epochs.is_none() {
+        config.schedule.warmup_steps = ScheduleConfig::default_warmup(config.train.steps);
+    }
     config.apply_lora_defaults(None);
     config.check_lora_base()?;
     config.validate()?;

@@ -3,7 +3,7 @@
 use nextword_data::Loader;
 use toml::{Table, Value};
 
-use crate::schedule::default_warmup;
+use crate::schedule::finetuning_warmup;
 use crate::{RunConfig, TrainError};
 
 /// Passes over the data.
@@ -71,7 +71,7 @@ pub(crate) fn resolve_epochs(config: &mut RunConfig, loader: &Loader) -> Result<
     let steps = (sequences / loader.sequences_per_step() as f64).ceil();
     config.train.steps = (steps as u64).max(1);
     if config.unset.warmup_steps {
-        config.schedule.warmup_steps = default_warmup(config.train.steps);
+        config.schedule.warmup_steps = finetuning_warmup(config.train.steps);
     }
     config.validate_schedule()
 }

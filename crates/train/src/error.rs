@@ -102,6 +102,11 @@ pub enum TrainError {
         source: std::io::Error,
     },
 
+    /// A stop was requested while the run was validating or generating text. [`Hooks`](crate::Hooks) return it to say
+    /// so; the run saves, and what was left out is done when it is resumed.
+    #[error("a stop was requested")]
+    Interrupted,
+
     /// Another process holds the lock of the run's folder.
     #[error(
         "{folder}: another process is training in this folder; hint: wait for it to finish, or stop it"

@@ -7,7 +7,7 @@ use nextword_convert::find_base;
 use nextword_data::{is_pairs_name, is_template_name};
 use nextword_model::{AdapterDir, ModelDir};
 
-use crate::{RunConfig, TrainError, parse_stored_config, to_toml};
+use crate::{RunConfig, TrainError, parse_stored_config, to_toml, unstarted};
 
 /// The file whose lock excludes a second process.
 const LOCK: &str = "run.lock";
@@ -23,13 +23,17 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Creates the folder of a new run and writes its resolved configuration.
+    /// Creates the folder of a new run and writes its resolved configuration. A run in it that was stopped before its first
+    /// update is replaced (see [`is_unstarted`](crate::is_unstarted)).
     ///
     /// # Errors
     /// [`TrainError::Run`] if the folder already contains a run, [`TrainError::FolderInUse`] if another process uses it.
     pub fn create(path: &Path, config: &RunConfig) -> Result<Self, TrainError> {
         fs::create_dir_all(path).map_err(TrainError::io(path, "create the folder"))?;
         let folder = Self::lock(path)?;
+        if unstarted::is_unstarted(path) {
+            unstarted::clear(path)?;
+        }
         if folder.config_path().exists() {
             let shown = path.display();
             return Err(TrainError::run(

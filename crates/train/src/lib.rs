@@ -78,6 +78,7 @@ mod task;
 mod tokenizer_choice;
 mod trainer;
 mod training_loop;
+mod unstarted;
 mod validation_config;
 
 pub use completion_check::check_completions;
@@ -100,7 +101,7 @@ pub use pairs::{PairReport, Pairs};
 pub use preferences::{PreferenceLoss, PreferenceMetrics, PreferenceSettings};
 pub use report::{
     Completion, CompletionReport, CompletionRequest, Hooks, LoraInfo, NoHooks, NullReporter,
-    Outcome, Reporter, RunInfo, SampleRequest, StepReport, StopReason, ValidationReport,
+    Outcome, Progress, Reporter, RunInfo, SampleRequest, StepReport, StopReason, ValidationReport,
 };
 pub use schedule::{ScheduleConfig, ScheduleKind};
 pub use setup::{
@@ -112,4 +113,5 @@ pub use step::forward_backward;
 pub use stepper::Stepper;
 pub use tokenizer_choice::use_declared_eos;
 pub use trainer::{InMemoryTrainer, StopFlag, TrainedModel, Trainer, Worker};
+pub use unstarted::is_unstarted;
 pub use validation_config::{OtherText, ValidationConfig};

@@ -73,24 +73,24 @@ pub struct UnsetKeys {
 }
 
 impl UnsetKeys {
-    /// The keys that are at the defaults of other runs, for configurations that are not read from a file.
+    /// The keys that are at the defaults of other runs of `steps` updates, for configurations that are not read from a file.
     ///
     /// ```
     /// use nextword_train::{RunConfig, UnsetKeys};
     ///
     /// let mut config = RunConfig::default();
     /// config.schedule.learning_rate = 5e-4;
-    /// let unset = UnsetKeys::at_defaults(&config.schedule, &config.optimizer);
+    /// let unset = UnsetKeys::at_defaults(&config.schedule, &config.optimizer, config.train.steps);
     /// assert!(!unset.learning_rate && unset.weight_decay);
     /// ```
-    pub fn at_defaults(schedule: &ScheduleConfig, optimizer: &OptimizerConfig) -> Self {
+    pub fn at_defaults(schedule: &ScheduleConfig, optimizer: &OptimizerConfig, steps: u64) -> Self {
         let (defaults, optimizer_defaults) =
             (ScheduleConfig::default(), OptimizerConfig::default());
         let is_same = |value: f64, default: f64| value.to_bits() == default.to_bits();
         Self {
             learning_rate: is_same(schedule.learning_rate, defaults.learning_rate),
             min_learning_rate: is_same(schedule.min_learning_rate, defaults.min_learning_rate),
-            warmup_steps: schedule.warmup_steps == defaults.warmup_steps,
+            warmup_steps: schedule.warmup_steps == ScheduleConfig::default_warmup(steps),
             weight_decay: is_same(optimizer.weight_decay, optimizer_defaults.weight_decay),
             beta2: is_same(optimizer.beta2, optimizer_defaults.beta2),
         }

@@ -1,6 +1,6 @@
 //! The defaults of runs with `[lora]`, where the configuration leaves keys out.
 
-use crate::schedule::default_warmup;
+use crate::schedule::finetuning_warmup;
 use crate::{Optimizer, RunConfig, TrainError};
 
 /// Maximum learning rates, each with the minimum number of parameters of the base model.
@@ -43,7 +43,7 @@ impl RunConfig {
             self.schedule.min_learning_rate = self.schedule.learning_rate / 10.0;
         }
         if unset.warmup_steps && self.train.epochs.is_none() {
-            self.schedule.warmup_steps = default_warmup(self.train.steps);
+            self.schedule.warmup_steps = finetuning_warmup(self.train.steps);
         }
     }
 

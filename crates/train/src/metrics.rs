@@ -47,6 +47,9 @@ pub struct MetricsLine {
     /// The share of the time of those updates for which rank 0 waited for other ranks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waited_share: Option<f64>,
+    /// Resident memory of rank 0's process, bytes; `None` where the system does not tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
     /// Seconds of training so far, including those before a resume.
     pub elapsed: f64,
 }

@@ -80,6 +80,17 @@ pub struct StepReport {
     pub eta: f64,
 }
 
+/// How far a run has come with something other than its updates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress<'a> {
+    /// What it does, such as `validation`.
+    pub what: &'a str,
+    /// Number of parts that are done: batches of a validation, completions, or samples.
+    pub done: usize,
+    /// Number of all parts.
+    pub total: usize,
+}
+
 /// Report of one validation.
 #[derive(Clone, Copy, Debug)]
 pub struct ValidationReport {
@@ -171,6 +182,8 @@ pub trait Reporter {
     fn started(&mut self, _info: &RunInfo) {}
     /// The run prepares its first update, which may take long.
     fn preparing(&mut self, _message: &str) {}
+    /// A part of a validation, of samples or of the preparation is done. Called often, for each batch or completion.
+    fn progressed(&mut self, _progress: &Progress<'_>) {}
     /// An update was made. Called for every update; `logged` is true for those that `log_every`
     /// selects.
     fn stepped(&mut self, _report: &StepReport, _logged: bool) {}

@@ -5,9 +5,12 @@ use serde::{Deserialize, Serialize};
 /// The smallest default warmup of finetuning, where the run is long enough.
 const MIN_WARMUP: u64 = 5;
 
+/// The longest default warmup of other runs.
+const MAX_WARMUP: u64 = 100;
+
 /// The default warmup of finetuning: a twentieth of the steps, but at least 5; a tenth of a run that is not longer than
 /// that.
-pub(crate) fn default_warmup(steps: u64) -> u64 {
+pub(crate) fn finetuning_warmup(steps: u64) -> u64 {
     let warmup = (steps / 20).max(MIN_WARMUP);
     if warmup < steps { warmup } else { steps / 10 }
 }
@@ -51,7 +54,8 @@ pub struct ScheduleConfig {
     pub learning_rate: f64,
     /// Minimum learning rate, reached at the end of the decay and constant from there on.
     pub min_learning_rate: f64,
-    /// Steps of linear warmup from near 0 to the maximum.
+    /// Steps of linear warmup from near 0 to the maximum. In a configuration that leaves it out, it depends on the
+    /// length of the run (see [`default_warmup`](Self::default_warmup)).
     pub warmup_steps: u64,
     /// Step at which the minimum is reached; absent: the last step of the run.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -67,7 +71,7 @@ impl Default for ScheduleConfig {
             kind: ScheduleKind::Cosine,
             learning_rate: 1e-3,
             min_learning_rate: 1e-4,
-            warmup_steps: 100,
+            warmup_steps: MAX_WARMUP,
             end_step: None,
             decay_steps: None,
         }
@@ -75,6 +79,18 @@ impl Default for ScheduleConfig {
 }
 
 impl ScheduleConfig {
+    /// The warmup of a run of `steps` updates whose configuration leaves it out: a tenth of them, but at most 100. Runs
+    /// with `[lora]`, and those for a number of epochs, have another one.
+    ///
+    /// ```
+    /// use nextword_train::ScheduleConfig;
+    ///
+    /// assert_eq!([5, 40, 1000, 5000].map(ScheduleConfig::default_warmup), [0, 4, 100, 100]);
+    /// ```
+    pub fn default_warmup(steps: u64) -> u64 {
+        (steps / 10).min(MAX_WARMUP)
+    }
+
     /// The learning rate of update `step`, counted from 0, in a run of `steps` updates.
     ///
     /// Warmup is nanoGPT's: `max_lr * (step + 1) / (warmup_steps + 1)`.

@@ -37,7 +37,9 @@ pub enum FindingKind {
     TokensPerByte,
     /// Documents that are longer than a sequence.
     LongDocuments,
-    /// Conversations that are left out.
+    /// Conversations that are longer than a sequence: they are cut or left out.
+    LongConversations,
+    /// Conversations that are left out for another reason.
     LeftOutConversations,
     /// A validation split that is too small.
     SmallValidation,
@@ -58,12 +60,17 @@ pub struct Finding {
     pub kind: FindingKind,
     /// How often it occurs.
     pub count: u64,
-    /// What is wrong, as a sentence without the count.
+    /// What is wrong, as a sentence that begins with the count, which it does not have.
     pub problem: String,
     /// A place or a text where it occurs.
     pub example: String,
     /// How to fix it.
     pub fix: String,
+}
+
+/// The form that agrees with `count`.
+pub(super) fn agree<'a>(count: u64, one: &'a str, many: &'a str) -> &'a str {
+    if count == 1 { one } else { many }
 }
 
 impl Finding {

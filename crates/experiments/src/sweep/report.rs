@@ -46,6 +46,9 @@ pub struct ArmReport {
     pub settings: BTreeMap<String, String>,
     /// Number of parameters; `None` before the first run has ended.
     pub parameters: Option<usize>,
+    /// Those that runs with `[lora]` train; `None` for others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trained_parameters: Option<usize>,
     /// The losses of the runs that have ended and did not diverge; `None` without any.
     pub loss: Option<LossSummary>,
     /// The loss minus that of the first arm with the same seed: the mean over seeds, with Student's 95 % interval; `None`
@@ -153,6 +156,7 @@ impl ArmReport {
                 .map(|(key, value)| (key.to_string(), value.to_string()))
                 .collect(),
             parameters: results.first().map(|run| run.parameters),
+            trained_parameters: results.first().and_then(|run| run.trained_parameters),
             loss: mean(&losses).map(|mean| LossSummary {
                 mean,
                 standard_deviation: standard_deviation(&losses),

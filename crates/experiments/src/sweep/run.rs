@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use nextword_model::peak_memory;
 use nextword_train::{
-    Hooks, MetricsLine, Reporter, RunConfig, RunFolder, StopFlag, StopReason, TrainError, Trainer,
-    parse_config, prepare_run, prepare_stored_run,
+    Hooks, MetricsLine, Reporter, RunConfig, RunFolder, RunSetup, StopFlag, StopReason, TrainError,
+    Trainer, parse_config, prepare_run, prepare_stored_run,
 };
 use serde::{Deserialize, Serialize};
 
@@ -58,8 +58,11 @@ pub struct RunResult {
     pub step: u64,
     /// Tokens trained on.
     pub tokens: u64,
-    /// Number of parameters.
+    /// Number of parameters of the model, without those of an adapter.
     pub parameters: usize,
+    /// Number of parameters that a run with `[lora]` trains; `None` for others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trained_parameters: Option<usize>,
     /// The last training loss in the run's metrics, nats per token.
     pub train_loss: Option<f64>,
     /// The last validation loss, nats per token.
@@ -113,7 +116,7 @@ impl RunResult {
     }
 
     /// Collects the result from the metrics, which are the same for a resumed run.
-    fn collect(config: &RunConfig, folder: &Path) -> Result<Self, ExperimentError> {
+    fn collect(counts: &RunParameters, folder: &Path) -> Result<Self, ExperimentError> {
         let lines = read_metrics(&folder.join("metrics.jsonl"))?;
         let last = |value: fn(&MetricsLine) -> Option<f64>| lines.iter().rev().find_map(value);
         let losses = lines.iter().filter_map(|line| line.val_loss);
@@ -122,7 +125,8 @@ impl RunResult {
         Ok(Self {
             step: newest.map_or(0, |line| line.step),
             tokens: newest.map_or(0, |line| line.tokens),
-            parameters: config.model.parameter_counts().total(),
+            parameters: counts.parameters,
+            trained_parameters: counts.trained_parameters,
             train_loss: last(|line| line.loss),
             validation_loss: last(|line| line.val_loss),
             best_validation_loss: losses.reduce(f64::min),
@@ -164,17 +168,17 @@ pub fn execute_run(
     hooks: &mut dyn Hooks,
     stop: &StopFlag,
 ) -> Result<Option<RunResult>, ExperimentError> {
-    let (config, trainer) = match open_or_begin(spec)? {
+    let (parameters, trainer) = match open_or_begin(spec)? {
         Opened::Ended(result) => return Ok(Some(result)),
-        Opened::Ready(ready) => *ready,
+        Opened::Ready(opened) => *opened,
     };
     let outcome = trainer.run(reporter, hooks, stop);
     let result = match outcome {
         Ok(outcome) if outcome.reason == StopReason::Interrupted => return Ok(None),
-        Ok(_) => RunResult::collect(&config, &spec.folder)?,
+        Ok(_) => RunResult::collect(&parameters, &spec.folder)?,
         Err(error @ TrainError::Diverged { .. }) => RunResult {
             diverged: Some(error.to_string()),
-            ..RunResult::collect(&config, &spec.folder)?
+            ..RunResult::collect(&parameters, &spec.folder)?
         },
         Err(error) => return Err(error.into()),
     };
@@ -185,7 +189,22 @@ pub fn execute_run(
 /// A run that is about to be trained, or has ended.
 enum Opened {
     Ended(RunResult),
-    Ready(Box<(RunConfig, Trainer)>),
+    Ready(Box<(RunParameters, Trainer)>),
+}
+
+/// What is known of a run besides its metrics.
+struct RunParameters {
+    parameters: usize,
+    trained_parameters: Option<usize>,
+}
+
+impl RunParameters {
+    fn of(setup: &RunSetup) -> Self {
+        Self {
+            parameters: setup.config.model.parameter_counts().total(),
+            trained_parameters: setup.lora.as_ref().map(|base| base.trained_parameters),
+        }
+    }
 }
 
 /// Starts or resumes the run of `spec`. A process that lost its sweep saves its run and ends within seconds; until then the
@@ -217,21 +236,20 @@ fn open_or_begin(spec: &RunSpec) -> Result<Opened, ExperimentError> {
     }
 }
 
-fn begin(spec: &RunSpec) -> Result<(RunConfig, Trainer), TrainError> {
+fn begin(spec: &RunSpec) -> Result<(RunParameters, Trainer), TrainError> {
     let setup = prepare_run(spec.config()?)?;
     let folder = RunFolder::create(&spec.folder, &setup.config)?;
     let config_path = folder.config_path();
-    let config = setup.config.clone();
+    let parameters = RunParameters::of(&setup);
     // A run that failed to start has nothing to resume.
     let trainer =
         Trainer::begin(setup, folder).inspect_err(|_| drop(std::fs::remove_file(&config_path)))?;
-    Ok((config, trainer))
+    Ok((parameters, trainer))
 }
 
-fn resume(path: &Path) -> Result<(RunConfig, Trainer), TrainError> {
+fn resume(path: &Path) -> Result<(RunParameters, Trainer), TrainError> {
     let (folder, mut config) = RunFolder::open(path)?;
     folder.locate_base(&mut config)?;
     let setup = prepare_stored_run(config)?;
-    let config = setup.config.clone();
-    Ok((config, Trainer::resume(setup, folder)?))
+    Ok((RunParameters::of(&setup), Trainer::resume(setup, folder)?))
 }

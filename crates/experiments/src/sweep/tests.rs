@@ -90,6 +90,30 @@ impl Launcher for Interrupting {
 }
 
 #[test]
+fn adapters_are_counted_by_what_they_train() {
+    let folder = tempfile::tempdir().unwrap();
+    let report = run(SweepOptions {
+        config_text: "
+            start_from = '../../docs/models/letters'
+            data.builtin = 'stories'
+            data.documents = 12
+            train.steps = 1
+            train.batch_size = 1
+            train.sequence_length = 16
+            validation.windows = 2
+            lora.rank = 1
+        "
+        .to_string(),
+        vary: vec!["lora.rank=1,2".parse().unwrap()],
+        seeds: 1,
+        ..options(folder.path())
+    });
+    let [first, second] = [0, 1].map(|arm| report.arms[arm].trained_parameters.unwrap());
+    assert!(first > 0 && second == 2 * first, "{first} {second}");
+    assert_eq!(report.arms[0].parameters, report.arms[1].parameters);
+}
+
+#[test]
 fn an_interrupted_sweep_ends_with_the_results_of_an_undisturbed_one() {
     let folder = tempfile::tempdir().unwrap();
     let undisturbed = run(options(&folder.path().join("a")));

@@ -28,7 +28,7 @@ const ADAPTER: &str = "adapter.json";
 const ADAPTER_WEIGHTS: &str = "adapter.safetensors";
 const STATE: &str = "state.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
-const TEMP_PREFIX: &str = ".tmp-";
+pub(crate) const TEMP_PREFIX: &str = ".tmp-";
 
 /// Everything besides weights and moments that a run needs to resume bit for bit. Data order, dropout
 /// and samples are pure functions of the seed and the step.
@@ -73,6 +73,21 @@ pub struct State {
     /// SHA-256 of the log probabilities of the reference, in runs on preferences.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
+    /// What a stop left out after the last update: the resumed run begins with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfinished: Option<AfterUpdate>,
+}
+
+/// What a run does after an update, when due, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AfterUpdate {
+    /// Computes the validation loss, and completes held-out data.
+    Validation,
+    /// Computes the losses of the texts of `validation.also`.
+    OtherText,
+    /// Generates samples, probes sentences, and saves.
+    Samples,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -242,3 +242,33 @@ fn a_separator_may_be_escaped() {
         Some("C:\\new\\text.txt")
     );
 }
+
+#[test]
+fn a_warmup_that_is_left_out_is_a_tenth_of_the_run_up_to_100_steps() {
+    for (steps, expected) in [
+        (1, 0),
+        (9, 0),
+        (20, 2),
+        (101, 10),
+        (999, 99),
+        (1000, 100),
+        (5000, 100),
+    ] {
+        let text = format!("data.builtin = 'stories'\ntrain.steps = {steps}");
+        let config = parse_config(&text, "x.toml".as_ref(), &[]).unwrap();
+        assert_eq!(config.schedule.warmup_steps, expected, "{steps}");
+        let set = [format!("train.steps={steps}")];
+        let config = parse_config("data.builtin = 'stories'", "x.toml".as_ref(), &set).unwrap();
+        assert_eq!(config.schedule.warmup_steps, expected, "{steps} by --set");
+        // A stored configuration has the number, and a resumed run keeps it.
+        let stored = to_toml(&config).unwrap();
+        let longer = ["train.steps=6000".to_string()];
+        let resumed = parse_stored_config(&stored, "run.toml".as_ref(), &longer).unwrap();
+        assert_eq!(resumed.schedule.warmup_steps, expected, "{steps} resumed");
+        let text = format!("{text}\nschedule.warmup_steps = 0");
+        let config = parse_config(&text, "x.toml".as_ref(), &[]).unwrap();
+        assert_eq!(config.schedule.warmup_steps, 0, "{steps} set");
+    }
+    let text = "data.builtin = 'stories'\ntrain.steps = 20\nschedule.warmup_steps = 100";
+    assert!(parse_config(text, "x.toml".as_ref(), &[]).is_err()); // what the file says is not changed
+}

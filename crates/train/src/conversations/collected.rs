@@ -8,6 +8,7 @@ use nextword_data::{DataConfig, Samples, SamplesBuilder, Tokenizer, TooLong};
 
 use super::fit::{Fitted, Misfit, fit};
 use super::mismatched::mismatched;
+use super::report::{CUT, NO_ROOM};
 use super::{ConversationReport, Examples, Ratings, split, with_hint};
 use crate::{PreferenceLoss, TrainError};
 
@@ -53,7 +54,10 @@ impl Collected {
     pub(super) fn new(data: &DataConfig, max_length: usize, report: ConversationReport) -> Self {
         Self {
             records: Vec::new(),
-            report,
+            report: ConversationReport {
+                sequence_length: max_length,
+                ..report
+            },
             max_length,
             too_long: data.too_long,
             split_seed: data.split.seed,
@@ -116,20 +120,26 @@ impl Collected {
         sample: &TokenSample,
         place: &str,
     ) -> Result<Option<Fitted>, TrainError> {
-        match fit(sample, self.max_length, self.too_long) {
+        let fitted = fit(sample, self.max_length, self.too_long);
+        let needed = sample.trained.last().map_or(0, |span| span.end);
+        // The last token is predicted, and no input.
+        self.report.needed_length = self.report.needed_length.max(needed.saturating_sub(1));
+        if needed > self.max_length + 1 {
+            self.report.too_long += 1;
+        }
+        match fitted {
             Ok(fitted) if !fitted.has_target() => {
                 self.report.leave_out(NO_TARGET, place);
                 Ok(None)
             }
             Ok(fitted) => {
                 if fitted.is_cut {
-                    self.report.leave_out("cut to fit into a sequence", place);
+                    self.report.leave_out(CUT, place);
                 }
                 Ok(Some(fitted))
             }
             Err(Misfit::TooLong) => {
-                let reason = "with no trained message that fits into a sequence";
-                self.report.leave_out(reason, place);
+                self.report.leave_out(NO_ROOM, place);
                 Ok(None)
             }
             Err(Misfit::Error) => Err(TrainError::config(

@@ -27,6 +27,7 @@ use self::collected::{Collected, Split};
 use self::encoder::{encoder, texts};
 pub use self::evaluation::ConversationSet;
 pub use self::prompts::PromptCheck;
+pub(crate) use self::report::list_places;
 pub use self::report::{ConversationReport, LeftOut};
 pub use self::rows::{RowReport, RowUse};
 use self::source::{TemplateChoice, TemplateSource};

@@ -9,6 +9,11 @@ use serde::Serialize;
 /// Maximum number of places that are listed of the records left out for one reason.
 const MAX_PLACES: usize = 5;
 
+/// What is done to a sample that is longer than a sequence.
+pub(super) const CUT: &str = "cut to fit into a sequence";
+/// Why a sample is left out of which no trained message fits.
+pub(super) const NO_ROOM: &str = "with no trained message that fits into a sequence";
+
 /// What became of the records of a run's conversations.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
@@ -33,6 +38,13 @@ pub struct ConversationReport {
     pub longer_chosen: usize,
     /// Number of samples with a token that would reach across the end of a prompt if the text was encoded as a whole.
     pub split_samples: usize,
+    /// Number of samples that are longer than a sequence, and so were cut or left out.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub too_long: usize,
+    /// Maximum number of tokens of a sequence.
+    pub sequence_length: usize,
+    /// The length that all samples would fit into.
+    pub needed_length: usize,
     /// Text that is not in the vocabulary: the first examples.
     pub unknown: Vec<String>,
     /// Where the chat template comes from; `None` if conversations are formatted without one.
@@ -53,6 +65,23 @@ pub struct LeftOut {
 #[allow(clippy::trivially_copy_pass_by_ref)] // The signature that serde calls.
 fn is_zero(count: &usize) -> bool {
     *count == 0
+}
+
+/// Places in one line: what several begin with, such as the name of a file, is not repeated.
+pub(crate) fn list_places(places: &[String]) -> String {
+    let mut listed = String::new();
+    let mut earlier = None;
+    for place in places {
+        let (name, number) = place.rsplit_once(' ').unwrap_or((place, ""));
+        if earlier == Some(name) && !number.is_empty() {
+            listed.extend([", ", number]);
+        } else {
+            let separator = if listed.is_empty() { "" } else { "; " };
+            listed.extend([separator, place]);
+        }
+        earlier = Some(name);
+    }
+    listed
 }
 
 /// The share of pairs with a longer chosen completion from which a run warns.
@@ -90,7 +119,7 @@ impl ConversationReport {
     /// Sentences about what was left out, for people.
     pub fn left_out_lines(&self) -> Vec<String> {
         let lines = self.left_out.iter().map(|(reason, left_out)| {
-            let listed = left_out.places.join("; ");
+            let listed = list_places(&left_out.places);
             let more = left_out.count - left_out.places.len().min(left_out.count);
             let more = if more > 0 {
                 format!(" and {more} more")
@@ -105,9 +134,44 @@ impl ConversationReport {
         lines.collect()
     }
 
+    /// Number of all samples, those that were left out among them.
+    pub fn all_samples(&self) -> usize {
+        self.methods.values().sum()
+    }
+
+    /// What was left out for reasons other than its length.
+    pub fn damaged(&self) -> impl Iterator<Item = (&str, &LeftOut)> {
+        let all = self.left_out.iter();
+        let others = all.filter(|(reason, _)| ![CUT, NO_ROOM].contains(&reason.as_str()));
+        others.map(|(reason, left_out)| (reason.as_str(), left_out))
+    }
+
+    /// A sentence about samples that are longer than a sequence, and how to train on all of them.
+    pub fn too_long_line(&self) -> Option<String> {
+        (self.too_long > 0).then(|| {
+            format!(
+                "{} of {} do not fit into a sequence of {}, and are cut or left out; hint: {}",
+                self.too_long,
+                count(self.all_samples() as u64, "sample"),
+                count(self.sequence_length as u64, "token"),
+                self.length_hint()
+            )
+        })
+    }
+
+    /// How to train on samples that are longer than a sequence.
+    pub fn length_hint(&self) -> String {
+        format!(
+            "set model.context_length to {} or more, and train.sequence_length if it is set; a model in start_from \
+             keeps the context that it was trained with, so train that one with a longer context first",
+            self.needed_length
+        )
+    }
+
     /// What a run warns about.
     pub(crate) fn warnings(&self) -> Vec<String> {
-        let mut warnings = self.left_out_lines();
+        let mut warnings: Vec<String> = self.too_long_line().into_iter().collect();
+        warnings.extend(self.left_out_lines());
         if self.shared_prompts > 0 {
             warnings.push(format!(
                 "{} of {} in the validation split have a prompt that is in the training split too, so that the \
@@ -138,5 +202,33 @@ impl ConversationReport {
             ));
         }
         warnings
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_in_one_file_name_it_once() {
+        let list = |places: &[&str]| {
+            let places: Vec<String> = places.iter().map(ToString::to_string).collect();
+            list_places(&places)
+        };
+        assert_eq!(list(&[]), "");
+        assert_eq!(list(&["a.jsonl, line 3"]), "a.jsonl, line 3");
+        assert_eq!(
+            list(&[
+                "a.jsonl, line 3",
+                "a.jsonl, line 14",
+                "b.json, record 1",
+                "b.json, record 2"
+            ]),
+            "a.jsonl, line 3, 14; b.json, record 1, 2"
+        );
+        assert_eq!(
+            list(&["first", "second", "second"]),
+            "first; second; second"
+        );
     }
 }

@@ -1,5 +1,7 @@
 //! Validation of a run on preferences.
 
+use std::ops::ControlFlow;
+
 use nextword_model::Transformer;
 
 use super::log_probs::of_samples;
@@ -24,11 +26,12 @@ impl Objective {
     }
 
     /// Evaluates at most `limit` held-out pairs (0: all), spread over them. `None` without held-out pairs. `model` is off
-    /// the autodiff graph.
+    /// the autodiff graph. `on_batch` is called before each batch, with the number of completions before it and of all.
     pub(crate) fn evaluate(
         &self,
         model: &Transformer,
         limit: usize,
+        on_batch: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<Option<Evaluation>, TrainError> {
         let held_out = &self.validation;
         let all = held_out.pairs();
@@ -41,7 +44,10 @@ impl Objective {
             .iter()
             .flat_map(|pair| [2 * pair, 2 * pair + 1])
             .collect();
-        let log_probs = of_samples(model, &held_out.samples, &indices, self.batching)?;
+        let total = indices.len();
+        let mut on_batch = |done| on_batch(done, total);
+        let samples = &held_out.samples;
+        let log_probs = of_samples(model, samples, &indices, self.batching, &mut on_batch)?;
         let scored = pairs.iter().zip(log_probs.chunks_exact(2));
         let scored: Vec<_> = scored
             .map(|(pair, values)| {

@@ -1,6 +1,7 @@
 //! Log probabilities of the trained tokens of samples.
 
 use std::cmp::Reverse;
+use std::ops::ControlFlow;
 
 use burn::tensor::Tensor;
 use nextword_data::{Samples, TokenBatch};
@@ -33,17 +34,26 @@ pub(super) fn of_rows(model: &Transformer, batch: &TokenBatch) -> Vec<f32> {
 }
 
 /// The log probability of the trained tokens of each of the samples `indices`, nats, in their order. Samples of similar
-/// length are computed together; the result is independent of that.
+/// length are computed together; the result is independent of that. `on_batch` is called before each batch with the
+/// number of samples that are done.
+///
+/// # Errors
+/// [`TrainError::Interrupted`] if `on_batch` breaks.
 pub(super) fn of_samples(
     model: &Transformer,
     samples: &Samples,
     indices: &[usize],
     batching: Batching,
+    on_batch: &mut dyn FnMut(usize) -> ControlFlow<()>,
 ) -> Result<Vec<f32>, TrainError> {
     let mut order: Vec<usize> = (0..indices.len()).collect();
     order.sort_by_key(|at| Reverse(samples.row_length(indices[*at])));
     let mut found = vec![0.0; indices.len()];
-    for group in order.chunks(batching.rows.max(1)) {
+    let rows = batching.rows.max(1);
+    for (number, group) in order.chunks(rows).enumerate() {
+        if on_batch(number * rows).is_break() {
+            return Err(TrainError::Interrupted);
+        }
         let of_group: Vec<usize> = group.iter().map(|at| indices[*at]).collect();
         let batch = samples.batch(&of_group, batching.max_length, batching.padding_id)?;
         for (at, value) in group.iter().zip(of_rows(model, &batch)) {

@@ -13,6 +13,7 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read as _};
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use burn::module::Module;
@@ -161,14 +162,14 @@ impl Objective {
     }
 
     /// Reads the log probabilities of the reference or, before the first step, computes and stores them. Returns their
-    /// hash. `on_compute` is called with the number of samples before they are computed.
+    /// hash. `on_batch` is called before each batch that is computed, with the number of samples before it and of all.
     ///
     /// # Errors
     /// [`TrainError::Damaged`] if the file of a run that was trained before is missing, damaged or of another run.
     pub(crate) fn prepare_reference(
         &mut self,
         request: &ReferenceRequest<'_>,
-        on_compute: impl FnOnce(usize),
+        on_batch: &mut dyn FnMut(usize, usize),
     ) -> Result<String, TrainError> {
         let stored = match request.path {
             Some(path) => Some(ReferenceLogProbs::read(path, self.counts())?),
@@ -194,8 +195,7 @@ impl Objective {
                 match stored {
                     Some(Ok(stored)) if stored.key == key => stored,
                     _ => {
-                        on_compute(self.counts().iter().sum());
-                        let computed = self.compute_reference(request.model, key)?;
+                        let computed = self.compute_reference(request.model, key, on_batch)?;
                         if let Some(path) = request.path {
                             computed.write(path)?;
                         }
@@ -216,10 +216,20 @@ impl Objective {
         &self,
         model: &Transformer,
         key: [u8; 32],
+        on_batch: &mut dyn FnMut(usize, usize),
     ) -> Result<ReferenceLogProbs, TrainError> {
-        let of_all = |model: &Transformer, compared: &ComparedSamples| {
+        let total = self.counts().iter().sum();
+        let mut earlier = 0;
+        let mut of_all = |model: &Transformer, compared: &ComparedSamples| {
             let indices: Vec<usize> = (0..compared.samples.len()).collect();
-            of_samples(model, &compared.samples, &indices, self.batching)
+            let mut on_batch = |done| {
+                on_batch(earlier + done, total);
+                ControlFlow::Continue(())
+            };
+            let samples = &compared.samples;
+            let found = of_samples(model, samples, &indices, self.batching, &mut on_batch);
+            earlier += indices.len();
+            found
         };
         let model = model.valid();
         Ok(ReferenceLogProbs {

@@ -1,5 +1,6 @@
 //! Losses, metrics and gradients of `PyTorch`, from the fixture that `scripts/make_preference_reference.py` writes.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
@@ -13,8 +14,8 @@ use serde_json::Value;
 use super::log_probs::{Batching, of_samples};
 use super::reference::ReferenceLogProbs;
 use super::{ComparedSamples, Objective};
-use crate::PreferenceSettings;
 use crate::stepper::StepGradients;
+use crate::{PreferenceSettings, TrainError};
 
 #[derive(Deserialize)]
 struct Case {
@@ -106,7 +107,10 @@ impl Case {
 
 fn log_probs(model: &Transformer, samples: &Samples) -> Vec<f32> {
     let all: Vec<usize> = (0..samples.len()).collect();
-    of_samples(model, samples, &all, BATCHING).unwrap()
+    of_samples(model, samples, &all, BATCHING, &mut |_| {
+        ControlFlow::Continue(())
+    })
+    .unwrap()
 }
 
 /// One step on the pairs of each micro-batch.
@@ -136,7 +140,11 @@ fn log_probabilities_are_those_of_pytorch() {
     let found = log_probs(&model(|_| {}), &case.samples());
     assert_near(&found, &case.log_probs, 1e-6, "model");
     // In other batches, the same bits.
-    let alone = |index| of_samples(&model(|_| {}), &case.samples(), &[index], BATCHING).unwrap()[0];
+    let alone = |index| {
+        let samples = case.samples();
+        let go_on = &mut |_| ControlFlow::Continue(());
+        of_samples(&model(|_| {}), &samples, &[index], BATCHING, go_on).unwrap()[0]
+    };
     let alone: Vec<f32> = (0..found.len()).map(alone).collect();
     assert_eq!(found, alone);
 }
@@ -175,7 +183,27 @@ fn losses_metrics_and_gradients_are_those_of_pytorch() {
         }
         assert_eq!(compared, 5, "{name}");
 
-        let evaluation = objective.evaluate(&model(|_| {}), 0).unwrap().unwrap();
+        let mut seen = Vec::new();
+        let evaluation = objective.evaluate(&model(|_| {}), 0, &mut |done, total| {
+            seen.push((done, total));
+            ControlFlow::Continue(())
+        });
+        let evaluation = evaluation.unwrap().unwrap();
+        assert_eq!(
+            seen,
+            (0..8)
+                .step_by(BATCHING.rows)
+                .map(|done| (done, 8))
+                .collect::<Vec<_>>()
+        );
+        let stopped = objective.evaluate(&model(|_| {}), 0, &mut |done, _| match done {
+            0 => ControlFlow::Continue(()),
+            _ => ControlFlow::Break(()),
+        });
+        assert!(
+            matches!(stopped, Err(TrainError::Interrupted)),
+            "{stopped:?}"
+        );
         assert!(close(evaluation.loss, loss.value), "{name}: {evaluation:?}");
         assert_eq!(
             serde_json::to_value(evaluation.metrics).unwrap(),

@@ -14,6 +14,7 @@ use nextword_data::{
 use nextword_model::ModelTokens;
 use serde::Serialize;
 
+use crate::conversations::list_places;
 use crate::conversations::split::{content_key, select_validation};
 use crate::task::Task;
 use crate::{RunConfig, TrainError};
@@ -93,7 +94,7 @@ impl PairReport {
                 "{} left out, longer than a sequence ({}); hint: increase train.sequence_length or \
                  model.context_length",
                 count(self.too_long as u64, "pair"),
-                self.too_long_places.join("; ")
+                list_places(&self.too_long_places)
             )
         })
     }

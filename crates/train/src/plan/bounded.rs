@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use burn::module::Module;
 use nextword_data::TokenBatch;
 
+use super::speed::evaluations;
 use super::{MeasuredSpeed, Plan};
 use crate::{RunSetup, Stepper, TrainError};
 
@@ -228,13 +229,10 @@ fn time_gradients(stepper: &Stepper, part: &TokenBatch) -> (Duration, f64) {
 
 /// Estimates the seconds of all validations, whose forward passes are a third of a training step.
 fn validation_seconds(setup: &RunSetup, seq: usize, seconds_per_flop: f64) -> f64 {
-    let config = &setup.config;
-    let Some(windows) = &setup.validation else {
-        return 0.0;
-    };
-    let tokens = (windows.len() * seq) as f64;
-    let once = tokens * config.model.forward_flops(seq) as f64 * seconds_per_flop;
-    once * super::speed::validations(config) as f64
+    let per_token = setup.config.model.forward_flops(seq) as f64 * seconds_per_flop;
+    let tokens =
+        evaluations(setup).map(|(windows, times)| windows.len() as u64 * seq as u64 * times);
+    tokens.sum::<u64>() as f64 * per_token
 }
 
 #[cfg(test)]

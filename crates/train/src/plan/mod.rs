@@ -360,6 +360,29 @@ mod tests {
     }
 
     #[test]
+    fn the_time_of_other_texts_counts_as_validation() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("general.txt");
+        std::fs::write(&path, "what is statquest awesome ".repeat(40)).unwrap();
+        let mut config = statquest();
+        config.validation.every = 5;
+        let name = "general".to_string();
+        config.validation.also = vec![crate::OtherText { name, path }];
+        let setup = prepare_run(config).unwrap();
+        // Twice while training, and once before.
+        let counted: Vec<u64> = speed::evaluations(&setup).map(|(_, times)| times).collect();
+        assert_eq!(counted, [3]);
+        let plan = Plan::estimate(&setup);
+        let limit = std::time::Duration::from_millis(100);
+        for plan in [
+            plan.clone().with_speed(&setup, 1).unwrap(),
+            plan.with_speed_within(&setup, limit).unwrap(),
+        ] {
+            assert!(plan.measured.unwrap().validation_seconds > 0.0);
+        }
+    }
+
+    #[test]
     fn measured_time_covers_all_steps() {
         let setup = prepare_run(statquest()).unwrap();
         let plan = Plan::estimate(&setup).with_speed(&setup, 2).unwrap();

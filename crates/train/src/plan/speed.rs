@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use burn::module::Module;
+use nextword_data::EvalWindows;
 use nextword_model::Transformer;
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +27,7 @@ pub struct MeasuredSpeed {
     pub flops_per_second: f64,
     /// Estimated seconds of all training steps.
     pub training_seconds: f64,
-    /// Estimated seconds of all validations.
+    /// Estimated seconds of all validations, also of the texts of `validation.also`.
     pub validation_seconds: f64,
 }
 
@@ -79,23 +80,35 @@ impl Plan {
     }
 }
 
-/// Estimates the seconds of all validations of the run from two of their batches.
+/// Estimates the seconds of all validations of the run, and of the texts of `validation.also`, from two batches of each.
 fn validation_seconds(setup: &RunSetup, model: &Transformer) -> Result<f64, TrainError> {
-    let Some(windows) = &setup.validation else {
-        return Ok(0.0);
-    };
     let rows = setup.validation_rows();
-    let sample = windows.clone().limit(windows.len().min(2 * rows));
-    // The first pass warms up.
-    nextword_eval::evaluate(model, &sample, rows)?;
-    let start = Instant::now();
-    nextword_eval::evaluate(model, &sample, rows)?;
-    let once = start.elapsed().as_secs_f64() * windows.len() as f64 / sample.len() as f64;
-    Ok(once * validations(&setup.config) as f64)
+    let mut seconds = 0.0;
+    for (windows, times) in evaluations(setup) {
+        let sample = windows.clone().limit(windows.len().min(2 * rows));
+        // The first pass warms up.
+        nextword_eval::evaluate(model, &sample, rows)?;
+        let start = Instant::now();
+        nextword_eval::evaluate(model, &sample, rows)?;
+        let once = start.elapsed().as_secs_f64() * windows.len() as f64 / sample.len() as f64;
+        seconds += once * times as f64;
+    }
+    Ok(seconds)
+}
+
+/// What a run evaluates, and how often: held-out data at each validation, other texts also before the first step.
+pub(super) fn evaluations(setup: &RunSetup) -> impl Iterator<Item = (&EvalWindows, u64)> {
+    let validations = validations(&setup.config);
+    let held_out = setup.validation.iter();
+    let held_out = held_out.map(move |windows| (windows, validations));
+    let others = setup.other_texts.iter();
+    let others = others.map(move |text| (&text.windows, validations + 1));
+    let all = held_out.chain(others);
+    all.filter(|(windows, _)| !windows.is_empty())
 }
 
 /// The number of validations of a run.
-pub(super) fn validations(config: &RunConfig) -> u64 {
+fn validations(config: &RunConfig) -> u64 {
     match config.validation.every {
         0 => 1,
         every => config.train.steps.div_ceil(every),

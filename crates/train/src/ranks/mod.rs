@@ -6,6 +6,7 @@
 mod start;
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Tensor, TensorData};
@@ -148,21 +149,42 @@ impl Sums<'_> {
 }
 
 /// The loss over `windows`, whose batches are dealt to the ranks in turn and summed in their order, as by one process.
+/// `on_batch` is called before each batch of this rank, with the number of those before it and of all.
+///
+/// # Errors
+/// [`TrainError::Interrupted`] on all ranks if `on_batch` breaks on one.
 pub(crate) fn evaluate(
     group: &Group,
     model: &Transformer,
     windows: &EvalWindows,
     rows: usize,
+    on_batch: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
 ) -> Result<LossReport, TrainError> {
     let (rank, size) = (group.rank(), group.size());
-    let own = nextword_eval::batch_losses(model, windows, rows, |batch| batch % size == rank)?;
-    let message = own
-        .iter()
-        .flat_map(|batch| [batch.nats.to_bits(), batch.tokens])
-        .flat_map(u64::to_le_bytes);
-    let all = group.gather(message.collect())?;
+    let count = windows.len().div_ceil(rows.max(1));
+    let own_count = count.saturating_sub(rank).div_ceil(size);
+    let mut losses =
+        nextword_eval::batch_losses(model, windows, rows, |batch| batch % size == rank);
+    let mut message = Vec::with_capacity(16 * own_count + 1);
+    let mut stop = false;
+    for number in 0..own_count {
+        stop = on_batch(number, own_count).is_break();
+        if stop {
+            break;
+        }
+        let Some(batch) = losses.next().transpose()? else {
+            break;
+        };
+        message.extend(batch.nats.to_le_bytes());
+        message.extend(batch.tokens.to_le_bytes());
+    }
+    message.push(u8::from(stop));
+    let all = group.gather(message)?;
+    if all.iter().any(|bytes| bytes.last() == Some(&1)) {
+        return Err(TrainError::Interrupted);
+    }
     let mut ranks: Vec<_> = all.iter().map(|bytes| bytes.chunks_exact(16)).collect();
-    let batches = (0..windows.len().div_ceil(rows.max(1))).filter_map(|batch| {
+    let batches = (0..count).filter_map(|batch| {
         let bytes = ranks[batch % size].next()?;
         Some(BatchLoss {
             nats: f64::from_bits(number(bytes)),
@@ -176,6 +198,25 @@ pub(crate) fn evaluate(
 pub(crate) fn decision_of_first(group: &Group, decision: bool) -> Result<bool, TrainError> {
     let bytes = group.broadcast(vec![u8::from(decision)])?;
     Ok(bytes == [1])
+}
+
+/// The result of what rank 0 does alone, on all ranks as far as it is a stop. Other errors end the group.
+pub(crate) fn stopped_by_first(
+    group: &Group,
+    result: Result<(), TrainError>,
+) -> Result<(), TrainError> {
+    let stopped = match result {
+        Err(TrainError::Interrupted) => true,
+        other => {
+            other?;
+            false
+        }
+    };
+    if decision_of_first(group, stopped)? {
+        Err(TrainError::Interrupted)
+    } else {
+        Ok(())
+    }
 }
 
 /// The first description that a rank has, in their order.

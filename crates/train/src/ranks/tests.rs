@@ -86,9 +86,38 @@ fn a_shared_evaluation_has_the_bits_of_one_process() {
     let expected = nextword_eval::evaluate(&model(), &windows, 4).unwrap();
     for ranks in [1, 2, 3] {
         for report in on_ranks(ranks, |group| {
-            evaluate(&group, &model(), &windows, 4).unwrap()
+            let mut seen = 0;
+            let report = evaluate(&group, &model(), &windows, 4, &mut |done, all| {
+                assert_eq!((done, all), (seen, (14 - group.rank()).div_ceil(ranks)));
+                seen += 1;
+                ControlFlow::Continue(())
+            });
+            report.unwrap()
         }) {
             assert_eq!(report, expected, "{ranks} ranks");
+        }
+    }
+}
+
+/// A rank that is not asked to stop computes its batches, and then leaves the evaluation with the others.
+#[test]
+fn a_rank_that_stops_an_evaluation_stops_it_on_all() {
+    let windows = Tokens::from_ids([1, 2, 3, 4].repeat(40));
+    let windows = EvalWindows::new(windows, 6, Packing::Packed, 0).unwrap();
+    let model = || presets::statquest(5).init(&Device::flex(), 7).unwrap();
+    for ranks in [1, 3] {
+        for result in on_ranks(ranks, |group| {
+            let stops = group.rank() + 1 == ranks;
+            let result = evaluate(&group, &model(), &windows, 4, &mut |done, _| {
+                if stops && done == 1 {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            });
+            result.map(|report| report.tokens)
+        }) {
+            assert!(matches!(result, Err(TrainError::Interrupted)), "{result:?}");
         }
     }
 }

@@ -9,6 +9,21 @@ use crate::pairs::Pairs;
 /// Bytes of text from which it matters that one thread encodes a document.
 const LONG_TEXT: u64 = 1 << 20;
 
+/// Names the files in a list of sources as they are named in the working directory, if they are in it.
+fn from_working_dir(sources: &str) -> String {
+    let Ok(base) = std::env::current_dir().and_then(std::fs::canonicalize) else {
+        return sources.to_string();
+    };
+    let names = sources.split(", ").map(|name| {
+        let inside = std::path::Path::new(name).strip_prefix(&base);
+        inside
+            .ok()
+            .and_then(|inside| inside.to_str())
+            .unwrap_or(name)
+    });
+    names.collect::<Vec<_>>().join(", ")
+}
+
 impl RunSetup {
     /// Identifies the data, so that a resumed run can check that it is unchanged.
     pub fn data_fingerprint(&self) -> String {
@@ -28,9 +43,15 @@ impl RunSetup {
     /// Describes the data: its sources, as they were named when the run started, and the number of tokens in each
     /// split.
     pub fn data_description(&self) -> String {
-        if let Some(described) = &self.trained_on {
-            return described.clone();
+        match &self.trained_on {
+            Some(described) => described.clone(),
+            // A run that was stored before its first checkpoint, with the whole paths of its files.
+            None if self.config.run_folder.is_some() => from_working_dir(&self.described_data()),
+            None => self.described_data(),
         }
+    }
+
+    fn described_data(&self) -> String {
         if let Some(conversations) = &self.conversations {
             return conversations.description();
         }

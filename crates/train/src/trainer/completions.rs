@@ -3,9 +3,10 @@
 use nextword_data::{DataError, SampleLayout, TrainOn};
 use nextword_model::Transformer;
 
+use super::StopFlag;
 use crate::TrainError;
 use crate::completion_check::{HeldOut, count, held_out};
-use crate::report::{Completion, CompletionReport, CompletionRequest, Hooks, Reporter};
+use crate::report::{Completion, CompletionReport, CompletionRequest, Hooks, Progress, Reporter};
 use crate::training_loop::TrainingLoop;
 
 /// Number of conversations that are shown when samples are due.
@@ -34,28 +35,30 @@ fn of_run(training: &TrainingLoop, count: usize) -> Result<Vec<HeldOut>, DataErr
     }
 }
 
-/// Lets `model` complete a held-out conversation. Failures are warnings.
+/// Lets `model` complete a held-out conversation. Failures other than a stop are warnings.
 fn complete(
     training: &TrainingLoop,
     model: &Transformer,
     held_out: &HeldOut,
     reporter: &mut dyn Reporter,
     hooks: &mut dyn Hooks,
-) -> Option<Completion> {
+) -> Result<Option<Completion>, TrainError> {
     let setup = &training.setup;
     let request = CompletionRequest {
         special: &setup.special,
         prompt: &held_out.prompt,
         max_tokens: held_out.max_tokens(),
     };
-    let completed = hooks.complete(model, &setup.tokenizer(), &request);
-    completed.unwrap_or_else(|error| {
-        let step = training.state.step;
-        reporter.warned(&format!(
-            "cannot complete held-out data at step {step}: {error}"
-        ));
-        None
-    })
+    match hooks.complete(model, &setup.tokenizer(), &request) {
+        Err(error) if !matches!(error, TrainError::Interrupted) => {
+            let step = training.state.step;
+            reporter.warned(&format!(
+                "cannot complete held-out data at step {step}: {error}"
+            ));
+            Ok(None)
+        }
+        completed => completed,
+    }
 }
 
 /// Compares completions with the messages of held-out conversations. `None` without conversations, and if the hooks
@@ -64,6 +67,7 @@ pub(super) fn evaluate(
     training: &TrainingLoop,
     reporter: &mut dyn Reporter,
     hooks: &mut dyn Hooks,
+    stop: &StopFlag,
 ) -> Result<Option<CompletionReport>, TrainError> {
     let setup = &training.setup;
     let held_out = of_run(training, setup.config.validation.completions)?;
@@ -75,8 +79,15 @@ pub(super) fn evaluate(
         .special
         .stop_ids(setup.dataset.tokenizer.special_tokens().eos);
     let mut report = CompletionReport::default();
-    for held_out in held_out {
-        let Some(completion) = complete(training, &model, &held_out, reporter, hooks) else {
+    let total = held_out.len();
+    for (done, held_out) in held_out.into_iter().enumerate() {
+        reporter.progressed(&Progress {
+            what: "completions of held-out data",
+            done,
+            total,
+        });
+        stop.check()?;
+        let Some(completion) = complete(training, &model, &held_out, reporter, hooks)? else {
             return Ok(None);
         };
         count(&mut report, &completion, &held_out.wanted, &eos);
@@ -90,11 +101,13 @@ pub(super) fn show(
     model: &Transformer,
     reporter: &mut dyn Reporter,
     hooks: &mut dyn Hooks,
+    stop: &StopFlag,
 ) -> Result<Vec<String>, TrainError> {
     let tokenizer = training.setup.tokenizer();
     let mut texts = Vec::new();
     for held_out in of_run(training, SHOWN)? {
-        let Some(completion) = complete(training, model, &held_out, reporter, hooks) else {
+        stop.check()?;
+        let Some(completion) = complete(training, model, &held_out, reporter, hooks)? else {
             return Ok(texts);
         };
         let prompt = tokenizer.decode_with_special_tokens(&held_out.prompt);

@@ -9,7 +9,7 @@ use nextword_model::{BaseModel, ModelCard, ModelDir, Transformer};
 use super::StopFlag;
 use super::save::Trained;
 use super::warnings::{report_other_text, report_validation};
-use crate::report::{Reporter, StepReport, StopReason, ValidationReport};
+use crate::report::{Progress, Reporter, StepReport, StopReason, ValidationReport};
 use crate::training_loop::{LoopObserver, TrainingLoop, initial_state};
 use crate::{OtherTextLoss, RunSetup, TrainError};
 
@@ -157,6 +157,10 @@ struct ReportingObserver<'a> {
 impl LoopObserver for ReportingObserver<'_> {
     fn stop_requested(&self) -> bool {
         self.stop.is_raised()
+    }
+
+    fn progressed(&mut self, progress: &Progress<'_>) {
+        self.reporter.progressed(progress);
     }
 
     fn stepped(

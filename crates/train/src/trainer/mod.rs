@@ -9,13 +9,15 @@ mod preference_tests;
 mod probes;
 mod resume;
 mod save;
+#[cfg(test)]
+mod stop_tests;
 mod warnings;
 mod worker;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use nextword_model::{DeviceName, GraphicsAdapter, Transformer, peak_memory};
+use nextword_model::{DeviceName, GraphicsAdapter, Transformer, peak_memory, resident_memory};
 
 pub use in_memory::{InMemoryTrainer, TrainedModel};
 pub use worker::Worker;
@@ -24,7 +26,7 @@ use crate::checkpoint::State;
 use crate::folder::RunFolder;
 use crate::metrics::{MetricsFile, MetricsLine};
 use crate::report::{
-    Hooks, LoraInfo, NullReporter, Outcome, Reporter, RunInfo, SampleRequest, StepReport,
+    Hooks, LoraInfo, NullReporter, Outcome, Progress, Reporter, RunInfo, SampleRequest, StepReport,
     StopReason, ValidationReport,
 };
 use crate::training_loop::{LoopObserver, TrainingLoop, initial_state};
@@ -68,6 +70,15 @@ impl StopFlag {
     /// Whether the run has a checkpoint, from this process or an earlier one.
     pub fn has_checkpoint(&self) -> bool {
         self.0.has_checkpoint.load(Ordering::SeqCst)
+    }
+
+    /// Ends an evaluation if a stop was requested.
+    pub(crate) fn check(&self) -> Result<(), TrainError> {
+        if self.is_raised() {
+            Err(TrainError::Interrupted)
+        } else {
+            Ok(())
+        }
     }
 
     fn mark_stepped(&self) {
@@ -296,6 +307,10 @@ impl LoopObserver for RunObserver<'_> {
         self.stop.is_raised()
     }
 
+    fn progressed(&mut self, progress: &Progress<'_>) {
+        self.reporter.progressed(progress);
+    }
+
     fn stepped(
         &mut self,
         training: &TrainingLoop,
@@ -317,6 +332,7 @@ impl LoopObserver for RunObserver<'_> {
             grad_norm: Some(report.grad_norm),
             tokens_per_second: Some(report.tokens_per_second),
             waited_share: report.waited_share,
+            memory: resident_memory(),
             elapsed: training.elapsed(),
             ..MetricsLine::default()
         })
@@ -328,7 +344,7 @@ impl LoopObserver for RunObserver<'_> {
         report: &ValidationReport,
     ) -> Result<(), TrainError> {
         self.output.folder.check_exists()?;
-        let completions = completions::evaluate(training, self.reporter, self.hooks)?;
+        let completions = completions::evaluate(training, self.reporter, self.hooks, self.stop)?;
         self.output.metrics.write(&MetricsLine {
             step: report.step,
             tokens: training.state.tokens,
@@ -380,6 +396,9 @@ impl LoopObserver for RunObserver<'_> {
     fn step_ended(&mut self, training: &mut TrainingLoop, at_end: bool) -> Result<(), TrainError> {
         self.sample(training, at_end)?;
         let folder = &self.output.folder;
+        if probes::is_due(training, at_end) {
+            self.stop.check()?;
+        }
         probes::run(training, folder, at_end, self.reporter, self.hooks)?;
         self.output.save_when_due(training, self.reporter)?;
         if self.output.checkpoint.is_some() {
@@ -403,7 +422,13 @@ impl RunObserver<'_> {
         nextword_kernels::release_unused_memory();
         let tokenizer = setup.tokenizer();
         let mut samples = Vec::new();
-        for prompt in &config.prompts {
+        for (done, prompt) in config.prompts.iter().enumerate() {
+            self.reporter.progressed(&Progress {
+                what: "samples",
+                done,
+                total: config.prompts.len(),
+            });
+            self.stop.check()?;
             let request = SampleRequest {
                 special: &setup.special,
                 prompt,
@@ -417,6 +442,7 @@ impl RunObserver<'_> {
                     samples.push(format!("--- prompt: {prompt:?}\n{prompt}{text}\n"));
                 }
                 Ok(None) => {}
+                Err(TrainError::Interrupted) => return Err(TrainError::Interrupted),
                 Err(e) => self
                     .reporter
                     .warned(&format!("cannot sample at step {step}: {e}")),
@@ -427,6 +453,7 @@ impl RunObserver<'_> {
             &model,
             self.reporter,
             self.hooks,
+            self.stop,
         )?);
         self.output.folder.check_exists()?;
         let folder = self.output.folder.samples_path();

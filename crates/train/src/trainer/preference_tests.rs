@@ -142,6 +142,7 @@ fn artifacts(run: &Path, weights: &str) -> (Vec<String>, Vec<MetricsLine>) {
     let line = |line: &str| MetricsLine {
         elapsed: 0.0,
         tokens_per_second: None,
+        memory: None,
         ..serde_json::from_str(line).unwrap()
     };
     (hashes.to_vec(), metrics.lines().map(line).collect())

@@ -11,6 +11,17 @@ use crate::folder::RunFolder;
 use crate::report::{Hooks, Reporter};
 use crate::training_loop::TrainingLoop;
 
+/// Whether the run has probe sentences, and this step is one of those at which they are recorded.
+pub(super) fn is_due(training: &TrainingLoop, at_end: bool) -> bool {
+    let (config, step) = (&training.setup.config, training.state.step);
+    let every = match config.probes.every {
+        0 => config.validation.every,
+        every => every,
+    };
+    let is_due = step == 0 || at_end || every > 0 && step.is_multiple_of(every);
+    is_due && !config.probes.sentences.is_empty()
+}
+
 /// Writes attention and predictions of the probe sentences to the run folder, when due. Only a removed folder is
 /// an error; all others are warnings.
 pub(super) fn run(
@@ -20,17 +31,12 @@ pub(super) fn run(
     reporter: &mut dyn Reporter,
     hooks: &mut dyn Hooks,
 ) -> Result<(), TrainError> {
+    if !is_due(training, at_end) {
+        return Ok(());
+    }
     let (setup, state) = (&training.setup, &training.state);
     let config = &setup.config;
     let step = state.step;
-    let every = match config.probes.every {
-        0 => config.validation.every,
-        every => every,
-    };
-    let is_due = step == 0 || at_end || every > 0 && step.is_multiple_of(every);
-    if config.probes.sentences.is_empty() || !is_due {
-        return Ok(());
-    }
     nextword_kernels::release_unused_memory();
     let model = training.stepper.model().valid();
     let tokenizer = Arc::clone(&setup.dataset.tokenizer);

@@ -71,7 +71,8 @@ impl Trainer {
         trainer.output.skipped = damaged.iter().map(ToString::to_string).collect();
         let step = trainer.training.state.step;
         trainer.output.checkpoint = Some(step);
-        trainer.output.saved_at = (is_current && damaged.is_empty()).then_some(step);
+        let is_complete = trainer.training.state.unfinished.is_none();
+        trainer.output.saved_at = (is_current && is_complete && damaged.is_empty()).then_some(step);
         if trainer.has_source() {
             // The process that started the run ended right after its first checkpoint.
             trainer.detach_from_source()?;

@@ -1,5 +1,6 @@
 //! The loss of held-out data, and the objective of runs on preferences.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use nextword_model::Transformer;
@@ -8,18 +9,29 @@ use super::{LoopObserver, TrainingLoop};
 use crate::nonfinite::{first_nonfinite_validation, first_nonfinite_weight};
 use crate::objective::{Evaluation, Objective, ReferenceRequest};
 use crate::ranks::evaluate;
-use crate::report::Reporter;
+use crate::report::{Progress, Reporter};
 use crate::{OtherTextLoss, PreferenceMetrics, TrainError};
+
+/// Tells `observer` about a part of an evaluation, and asks it whether to continue.
+fn continues(observer: &mut impl LoopObserver, progress: &Progress<'_>) -> ControlFlow<()> {
+    observer.progressed(progress);
+    if observer.stop_requested() {
+        ControlFlow::Break(())
+    } else {
+        ControlFlow::Continue(())
+    }
+}
 
 impl TrainingLoop {
     /// Prepares a run on preferences: reads or computes the log probabilities of the reference, which the file `path`
-    /// stores. Does nothing for other runs, and for those that are finished.
+    /// stores. Does nothing for other runs, and for those that have nothing left to do.
     pub(crate) fn prepare_preferences(
         &mut self,
         path: Option<&Path>,
         reporter: &mut dyn Reporter,
     ) -> Result<(), TrainError> {
-        if self.state.step >= self.setup.config.train.steps {
+        let is_over = self.state.step >= self.setup.config.train.steps;
+        if is_over && self.state.unfinished.is_none() {
             return Ok(());
         }
         let Some(mut objective) = Objective::new(&self.setup) else {
@@ -33,10 +45,17 @@ impl TrainingLoop {
             expected: is_trained.then_some(expected),
             path,
         };
-        let hash = objective.prepare_reference(&request, |samples| {
-            reporter.preparing(&format!(
-                "computing the log probabilities of {samples} completions under the model that the run starts from"
-            ));
+        let hash = objective.prepare_reference(&request, &mut |done, total| {
+            if done == 0 {
+                reporter.preparing(&format!(
+                    "computing the log probabilities of {total} completions under the model that the run starts from"
+                ));
+            }
+            reporter.progressed(&Progress {
+                what: "log probabilities of completions",
+                done,
+                total,
+            });
         })?;
         nextword_kernels::release_unused_memory();
         self.state.reference = Some(hash);
@@ -51,19 +70,30 @@ impl TrainingLoop {
     }
 
     /// The loss of `model` on held-out data.
-    pub(super) fn evaluate(&self, model: &Transformer) -> Result<Option<Evaluation>, TrainError> {
+    pub(super) fn evaluate(
+        &self,
+        model: &Transformer,
+        observer: &mut impl LoopObserver,
+    ) -> Result<Option<Evaluation>, TrainError> {
+        let mut on_batch = |done, total| {
+            continues(
+                observer,
+                &Progress {
+                    what: "validation",
+                    done,
+                    total,
+                },
+            )
+        };
         if let Some(objective) = &self.objective {
-            return objective.evaluate(model, self.setup.config.validation.windows);
+            let limit = self.setup.config.validation.windows;
+            return objective.evaluate(model, limit, &mut on_batch);
         }
         let Some(windows) = &self.setup.validation else {
             return Ok(None);
         };
-        let report = evaluate(
-            &self.setup.group,
-            model,
-            windows,
-            self.setup.validation_rows(),
-        )?;
+        let (group, rows) = (&self.setup.group, self.setup.validation_rows());
+        let report = evaluate(group, model, windows, rows, &mut on_batch)?;
         Ok(Some(Evaluation {
             loss: report.nats_per_token,
             metrics: PreferenceMetrics::default(),
@@ -84,16 +114,28 @@ impl TrainingLoop {
         nextword_kernels::release_unused_memory();
         let mut losses = Vec::new();
         for text in &self.setup.other_texts {
-            let loss = evaluate(&self.setup.group, &model, &text.windows, rows)?.nats_per_token;
-            // A text that was added when the run was resumed starts here.
-            let start = self.state.other_text.entry(text.name.clone());
-            losses.push(OtherTextLoss {
-                name: text.name.clone(),
-                loss,
-                start: *start.or_insert(loss),
-            });
+            let what = format!("loss of {}", text.name);
+            let group = &self.setup.group;
+            let report = evaluate(group, &model, &text.windows, rows, &mut |done, total| {
+                continues(
+                    observer,
+                    &Progress {
+                        what: &what,
+                        done,
+                        total,
+                    },
+                )
+            })?;
+            losses.push((text.name.clone(), report.nats_per_token));
         }
         nextword_kernels::release_unused_memory();
+        let losses = losses.into_iter().map(|(name, loss)| {
+            // A text that was added when the run was resumed starts here.
+            let start = self.state.other_text.entry(name.clone());
+            let start = *start.or_insert(loss);
+            OtherTextLoss { name, loss, start }
+        });
+        let losses: Vec<_> = losses.collect();
         let before = std::mem::replace(&mut self.other_text, losses);
         observer.measured_other_text(self, &before)
     }

@@ -11,14 +11,15 @@ use nextword_data::{DataError, TokenBatch};
 use nextword_model::{ModelCard, Transformer, peak_memory};
 use nextword_parallel::Division;
 
-use crate::checkpoint::State;
+use crate::checkpoint::{AfterUpdate, State};
 use crate::fingerprint::{fingerprint, settings};
 use crate::objective::Objective;
 use crate::ranks::{
     StepAgreement, check_agreement, check_same_weights, decision_of_first, share_start,
+    stopped_by_first,
 };
 use crate::reduction::StepPart;
-use crate::report::{StepReport, StopReason, ValidationReport};
+use crate::report::{Progress, StepReport, StopReason, ValidationReport};
 use crate::stepper::StepGradients;
 use crate::{Optimizer, OtherTextLoss, PreferenceMetrics, RunSetup, Stepper, TrainError};
 
@@ -59,8 +60,11 @@ struct Timing {
 
 /// What a trainer does at each point of the loop.
 pub(crate) trait LoopObserver {
-    /// Whether to stop before the next update.
+    /// Whether to stop before the next update, or before the next batch of an evaluation.
     fn stop_requested(&self) -> bool;
+
+    /// A part of an evaluation is done.
+    fn progressed(&mut self, _progress: &Progress<'_>) {}
 
     /// An update was made; `logged` is true for those that `log_every` selects.
     fn stepped(
@@ -185,7 +189,13 @@ impl TrainingLoop {
         let micro_batches = micros.len();
         let prefetched = PREFETCH_STEPS * micro_batches;
         if self.state.step == 0 {
-            self.measure_other_text(observer)?;
+            match self.measure_other_text(observer) {
+                // The resumed run begins with it.
+                Err(TrainError::Interrupted) => return Ok(StopReason::Interrupted),
+                measured => measured?,
+            }
+        } else if let Some(first) = self.state.unfinished {
+            self.after_update(first, observer)?;
         }
         let loader = &self.setup.loader;
         let mut stream = loader.prefetch_part(self.state.step, prefetched, micros);
@@ -200,7 +210,7 @@ impl TrainingLoop {
                 let message = "the data loader ended before the run".to_string();
                 return Err(DataError::Prefetch { message }.into());
             }
-            let stop = observer.stop_requested();
+            let stop = observer.stop_requested() || self.state.unfinished.is_some();
             let agreed = StepAgreement::reach(&self.setup.group, &batches, stop)?;
             if agreed.stop {
                 self.setup.group.wait_for_save();
@@ -209,17 +219,53 @@ impl TrainingLoop {
             }
             let part = self.part(&division, agreed.target_count);
             self.update(&batches, &part, observer)?;
-            let at_end = self.state.step == self.setup.config.train.steps;
-            if at_end {
+            if self.is_at_end() {
                 tracing::debug!(peak_memory = peak_memory(), "updates done");
             }
-            if self.is_validation_due(at_end) {
-                self.validate(observer)?;
-                self.measure_other_text(observer)?;
-            }
-            observer.step_ended(self, at_end)?;
+            self.after_update(AfterUpdate::Validation, observer)?;
         }
-        Ok(StopReason::Finished)
+        Ok(match self.state.unfinished {
+            Some(_) => StopReason::Interrupted,
+            None => StopReason::Finished,
+        })
+    }
+
+    /// Does what is due after an update, from `first` on. If a stop is requested meanwhile, the state says what is left
+    /// to do, and is otherwise that before it.
+    fn after_update(
+        &mut self,
+        first: AfterUpdate,
+        observer: &mut impl LoopObserver,
+    ) -> Result<(), TrainError> {
+        self.state.unfinished = None;
+        let at_end = self.is_at_end();
+        let is_validation_due = self.is_validation_due(at_end);
+        for part in [
+            AfterUpdate::Validation,
+            AfterUpdate::OtherText,
+            AfterUpdate::Samples,
+        ] {
+            let done = match part {
+                skipped if skipped < first => Ok(()),
+                AfterUpdate::Validation if is_validation_due => self.validate(observer),
+                AfterUpdate::OtherText if is_validation_due => self.measure_other_text(observer),
+                AfterUpdate::Validation | AfterUpdate::OtherText => Ok(()),
+                AfterUpdate::Samples => observer.step_ended(self, at_end),
+            };
+            match done {
+                Err(TrainError::Interrupted) => {
+                    self.state.unfinished = Some(part);
+                    return Ok(());
+                }
+                done => done?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the last update was made.
+    fn is_at_end(&self) -> bool {
+        self.state.step == self.setup.config.train.steps
     }
 
     /// Makes one update: forward, backward, clipping, optimizer, report.
@@ -353,7 +399,7 @@ impl TrainingLoop {
         let start = Instant::now();
         let model = self.stepper.inference_model();
         nextword_kernels::release_unused_memory();
-        let Some(found) = self.evaluate(&model)? else {
+        let Some(found) = self.evaluate(&model, observer)? else {
             return Ok(());
         };
         nextword_kernels::release_unused_memory();
@@ -368,7 +414,7 @@ impl TrainingLoop {
         if improved {
             self.check_same_weights()?;
         }
-        self.state.validation = Some(loss);
+        let earlier = self.state.validation.replace(loss);
         let report = ValidationReport {
             step,
             loss,
@@ -378,7 +424,11 @@ impl TrainingLoop {
             preferences: found.metrics,
             completions: None,
         };
-        observer.validated(self, &report)?;
+        let reported = observer.validated(self, &report);
+        if let Err(error) = stopped_by_first(&group, reported) {
+            self.state.validation = earlier;
+            return Err(error);
+        }
         self.last_validation = Some((loss, report.preferences));
         if !improved {
             self.state.since_best += 1;

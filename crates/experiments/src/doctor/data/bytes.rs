@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
 
-use super::{Finding, FindingKind};
+use super::{Finding, FindingKind, agree};
 use crate::ExperimentError;
 
 const BOM: &[u8] = b"\xef\xbb\xbf";
@@ -48,7 +48,11 @@ pub(super) fn check_files(names: &[String]) -> Result<Vec<Finding>, ExperimentEr
             findings.push(Finding::new(
                 FindingKind::Nul,
                 counts.zeros,
-                format!("bytes of {name} are 0, so that it cannot be read as text"),
+                format!(
+                    "{} of {name} {} 0, so that it cannot be read as text",
+                    agree(counts.zeros, "byte", "bytes"),
+                    agree(counts.zeros, "is", "are")
+                ),
                 "",
                 "remove them: tr -d '\\000'; text in UTF-16 has one in every second byte: iconv -f UTF-16 -t UTF-8",
             ));
@@ -57,7 +61,11 @@ pub(super) fn check_files(names: &[String]) -> Result<Vec<Finding>, ExperimentEr
             findings.push(Finding::new(
                 FindingKind::InvalidUtf8,
                 counts.invalid,
-                format!("bytes of {name} are not UTF-8"),
+                format!(
+                    "{} of {name} {} not UTF-8",
+                    agree(counts.invalid, "byte", "bytes"),
+                    agree(counts.invalid, "is", "are")
+                ),
                 &format!("byte {at}"),
                 "convert the file: iconv -f WINDOWS-1252 -t UTF-8",
             ));
@@ -67,16 +75,23 @@ pub(super) fn check_files(names: &[String]) -> Result<Vec<Finding>, ExperimentEr
         findings.push(Finding::new(
             FindingKind::ByteOrderMark,
             marks.len() as u64,
-            "files begin with a byte order mark: nextword skips it, other programs may not",
+            format!(
+                "{} with a byte order mark: nextword skips it, other programs may not",
+                agree(marks.len() as u64, "file begins", "files begin")
+            ),
             first,
             "remove it: sed -i '1s/^\\xEF\\xBB\\xBF//' FILE",
         ));
     }
     if let [(first, _), ..] = returns.as_slice() {
+        let lines = returns.iter().map(|(_, count)| count).sum();
         findings.push(Finding::new(
             FindingKind::CarriageReturns,
-            returns.iter().map(|(_, count)| count).sum(),
-            "lines end with CR LF, so that the model learns two tokens for each line end",
+            lines,
+            format!(
+                "{} with CR LF, so that the model learns two tokens for each line end",
+                agree(lines, "line ends", "lines end")
+            ),
             first,
             "convert the files: dos2unix FILE",
         ));
@@ -85,7 +100,10 @@ pub(super) fn check_files(names: &[String]) -> Result<Vec<Finding>, ExperimentEr
         findings.push(Finding::new(
             FindingKind::JsonAsText,
             json.len() as u64,
-            "files contain JSON objects, one per line, but are read as plain text",
+            format!(
+                "{} JSON objects, one per line, which are read as plain text",
+                agree(json.len() as u64, "file contains", "files contain")
+            ),
             first,
             "set data.format = \"jsonl\" and data.field, or rename the file to .jsonl",
         ));

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use nextword_data::{DataConfig, DataError, Sources};
 
 use super::near_duplicates;
-use super::{Finding, FindingKind};
+use super::{Finding, FindingKind, agree};
 
 /// Texts that other programs put between documents.
 const BOUNDARIES: [&str; 5] = ["<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "\u{c}"];
@@ -79,19 +79,19 @@ fn characters(documents: &[String]) -> Vec<Finding> {
         (
             FindingKind::Nul,
             count(&["\0"]),
-            "NUL characters are in the text",
+            "times NUL in the text",
             "remove \\u0000 from the JSON strings",
         ),
         (
             FindingKind::ReplacementCharacters,
             count(&["\u{fffd}"]),
-            "the text has U+FFFD in place of characters that were lost in an earlier conversion",
+            "times U+FFFD, in place of text that was lost in an earlier conversion",
             "convert the original text again, with its right encoding",
         ),
         (
             FindingKind::Mojibake,
             count(&MOJIBAKE),
-            "characters were decoded with the wrong encoding",
+            "times text that was decoded with the wrong encoding",
             "convert the original text again: it was UTF-8 and was read as Windows-1252",
         ),
     ];
@@ -135,7 +135,12 @@ fn duplicates(documents: &[String]) -> (Option<Finding>, Vec<usize>) {
             FindingKind::DuplicateDocuments,
             copies.len() as u64,
             format!(
-                "documents are copies of earlier ones, such as number {} of number {}",
+                "{} of earlier ones, such as number {} of number {}",
+                agree(
+                    copies.len() as u64,
+                    "document is a copy",
+                    "documents are copies"
+                ),
                 copy + 1,
                 original + 1
             ),
@@ -167,9 +172,7 @@ fn boundaries(documents: &[String]) -> Option<Finding> {
     Some(Finding::new(
         FindingKind::MissingBoundaries,
         count as u64,
-        format!(
-            "texts {escaped:?} mark the ends of documents, but files are read as single documents"
-        ),
+        format!("times {escaped:?} between documents, but files are read as single documents"),
         &escaped,
         format!("set data.separator = {escaped:?}, so that each document ends with the EOS token"),
     ))

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Finding, FindingKind};
+use super::{Finding, FindingKind, agree};
 
 /// Bytes of a passage: longer than common phrases.
 const PASSAGE: usize = 300;
@@ -56,7 +56,8 @@ pub(super) fn check(train: &str, validation: &str) -> Option<Finding> {
         FindingKind::Leakage,
         found.len() as u64,
         format!(
-            "of {all} passages of {PASSAGE} bytes in the validation split are also in the training split"
+            "of {all} passages of {PASSAGE} bytes in the validation split {} also in the training split",
+            agree(found.len() as u64, "is", "are")
         ),
         &example.escape_debug().to_string(),
         "remove repeated text, and split by documents: data.split.by = \"documents\"",

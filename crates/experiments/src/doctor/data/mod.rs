@@ -9,10 +9,12 @@ mod splits;
 mod tests;
 mod vocabulary;
 
+use nextword_base::count;
 use nextword_data::{Dataset, Sources};
 use nextword_train::{RunConfig, prepare_conversations, prepare_run, use_declared_eos};
 use serde::{Deserialize, Serialize};
 
+use super::finding::agree;
 use super::{Finding, FindingKind};
 use crate::ExperimentError;
 
@@ -24,7 +26,10 @@ const MAX_BYTES: u64 = 1 << 30;
 pub struct DataReport {
     /// Number of documents, or of conversations.
     pub documents: u64,
-    /// Bytes of text; 0 for prepared data.
+    /// Whether these are conversations.
+    #[serde(default)]
+    pub is_chat: bool,
+    /// Bytes of text; 0 for prepared data and conversations.
     pub bytes: u64,
     /// Training tokens.
     pub train_tokens: u64,
@@ -102,7 +107,9 @@ impl DataReport {
             .iter()
             .any(|finding| explains.contains(&finding.kind));
         let reason = "tokens and split: the text cannot be read";
-        self.not_checked.push(reason.to_string());
+        if !self.not_checked.iter().any(|earlier| earlier == reason) {
+            self.not_checked.push(reason.to_string());
+        }
         if !is_explained {
             let finding = Finding::new(
                 FindingKind::Unreadable,
@@ -177,6 +184,7 @@ fn check_tokens(
 }
 
 fn check_conversations(config: &RunConfig, report: &mut DataReport) {
+    report.is_chat = true;
     let conversations = match prepare_conversations(config.clone()) {
         Ok(Some(conversations)) => conversations,
         Ok(None) => return,
@@ -184,21 +192,49 @@ fn check_conversations(config: &RunConfig, report: &mut DataReport) {
     };
     let read = &conversations.report;
     report.documents = (read.train + read.validation) as u64;
-    for (reason, left_out) in &read.left_out {
+    report.train_tokens = conversations.train.token_count() as u64;
+    report.validation_tokens = conversations.validation.token_count() as u64;
+    if read.too_long > 0 {
+        let example = read.left_out.values().next();
+        let example = example.and_then(|left_out| left_out.places.first());
+        report.findings.push(Finding::new(
+            FindingKind::LongConversations,
+            read.too_long as u64,
+            format!(
+                "of {} do not fit into a sequence of {}, and are cut or left out",
+                count(read.all_samples() as u64, "sample"),
+                count(read.sequence_length as u64, "token")
+            ),
+            example.map_or("", String::as_str),
+            read.length_hint(),
+        ));
+    }
+    for (reason, left_out) in read.damaged() {
         let example = left_out.places.first().map_or("", String::as_str);
         report.findings.push(Finding::new(
             FindingKind::LeftOutConversations,
             left_out.count as u64,
-            format!("conversations are left out: {reason}"),
+            format!(
+                "{} left out: {reason}",
+                agree(
+                    left_out.count as u64,
+                    "conversation is",
+                    "conversations are"
+                )
+            ),
             example,
-            "correct them, or see data.too_long; `nextword preview CONFIG` shows them",
+            "correct them; `nextword preview CONFIG` shows them",
         ));
     }
     if read.shared_prompts > 0 {
         report.findings.push(Finding::new(
             FindingKind::Leakage,
             read.shared_prompts as u64,
-            "prompts of the validation split are also in the training split",
+            format!(
+                "{} of the validation split {} also in the training split",
+                agree(read.shared_prompts as u64, "prompt", "prompts"),
+                agree(read.shared_prompts as u64, "is", "are")
+            ),
             "",
             "remove repeated conversations",
         ));

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use nextword_base::CounterRng;
 
-use super::{Finding, FindingKind};
+use super::{Finding, FindingKind, agree};
 
 /// Words of a group.
 const GROUP: usize = 5;
@@ -58,7 +58,12 @@ pub(super) fn check(documents: &[String], originals: &[usize]) -> Option<Finding
         FindingKind::NearDuplicateDocuments,
         count,
         format!(
-            "documents are almost copies of earlier ones, such as number {} of number {}",
+            "{} of earlier ones, such as number {} of number {}",
+            agree(
+                count,
+                "document is almost a copy",
+                "documents are almost copies"
+            ),
             copy + 1,
             original + 1
         ),

@@ -4,7 +4,7 @@ use nextword_data::{Dataset, Packing, SplitBy, Tokens};
 use nextword_train::RunConfig;
 
 use super::vocabulary::for_each_token;
-use super::{Finding, FindingKind, leakage};
+use super::{Finding, FindingKind, agree, leakage};
 use crate::ExperimentError;
 
 /// Validation tokens below which the loss is too uncertain to compare runs.
@@ -52,7 +52,10 @@ fn small_training(config: &RunConfig, dataset: &Dataset) -> Option<Finding> {
         Finding::new(
             FindingKind::SmallTraining,
             tokens as u64,
-            format!("training tokens do not fill one sequence of {length}"),
+            format!(
+                "{} not fill one sequence of {length}",
+                agree(tokens as u64, "training token does", "training tokens do")
+            ),
             "",
             "add text, or lower model.context_length",
         )
@@ -67,7 +70,14 @@ fn small_validation(dataset: &Dataset) -> Option<Finding> {
         Finding::new(
             FindingKind::SmallValidation,
             validation as u64,
-            format!("validation tokens are too few beside {train} training tokens to compare runs"),
+            format!(
+                "{} too few beside {train} training tokens to compare runs",
+                agree(
+                    validation as u64,
+                    "validation token is",
+                    "validation tokens are"
+                )
+            ),
             "",
             "raise data.split.validation to 0.05 or more",
         )
@@ -87,7 +97,8 @@ fn long_documents(config: &RunConfig, dataset: &Dataset) -> Option<Finding> {
         FindingKind::LongDocuments,
         long.len() as u64,
         format!(
-            "documents are longer than a sequence of {length} tokens, so that their ends are read without their beginnings"
+            "{} longer than a sequence of {length} tokens, so that the end is read without the beginning",
+            agree(long.len() as u64, "document is", "documents are")
         ),
         &format!("the longest has {longest} tokens"),
         "raise model.context_length, or split the documents",

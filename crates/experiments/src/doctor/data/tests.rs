@@ -203,6 +203,88 @@ fn the_split_by_documents_mends_what_the_tail_breaks() {
     assert_eq!(kinds(&config), []);
 }
 
+/// Conversations of one, and of many, letters.
+fn chats(folder: &Path, lengths: &[usize]) -> RunConfig {
+    let line = |length: &usize| {
+        let answer = "a".repeat(*length);
+        format!("{{\"prompt\": \"b{length}\", \"completion\": \"{answer}\"}}\n")
+    };
+    let file = folder.join("chats.jsonl");
+    fs::write(&file, lengths.iter().map(line).collect::<String>()).unwrap();
+    let text = format!(
+        "data.conversations = {file:?}\ndata.tokenizer.kind = 'byte'\nmodel.context_length = 96\n\
+         data.split.validation = 0.2"
+    );
+    nextword_train::parse_config(&text, "x.toml".as_ref(), &[]).unwrap()
+}
+
+#[test]
+fn conversations_that_are_longer_than_a_sequence_are_found_with_the_length_that_they_need() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(kinds(&chats(folder.path(), &[3, 4, 5, 6, 7, 8])), []);
+    let config = chats(folder.path(), &[3, 4, 5, 6, 7, 8, 200]);
+    let report = check_data(&config).unwrap();
+    let [finding] = &report.findings[..] else {
+        panic!("{report:?}");
+    };
+    assert_eq!(
+        (finding.kind, finding.count),
+        (FindingKind::LongConversations, 1)
+    );
+    assert!(
+        finding
+            .problem
+            .starts_with("of 7 samples do not fit into a sequence of 96 tokens")
+    );
+    assert!(
+        report.is_chat && report.documents == 6 && report.train_tokens > 0,
+        "{report:?}"
+    );
+    // With the length that it names, all of them fit; with one token less, they do not.
+    let needed = finding.fix.split(|c: char| !c.is_ascii_digit());
+    let needed: usize = needed
+        .filter_map(|number| number.parse().ok())
+        .next()
+        .unwrap();
+    for (length, expected) in [
+        (needed, vec![]),
+        (needed - 1, vec![FindingKind::LongConversations]),
+    ] {
+        let mut config = chats(folder.path(), &[3, 4, 5, 6, 7, 8, 200]);
+        config.model.context_length = length;
+        assert_eq!(kinds(&config), expected, "{length} of {needed}");
+    }
+}
+
+#[test]
+fn a_problem_agrees_with_its_count() {
+    let folder = tempfile::tempdir().unwrap();
+    let clean = stories(300).join("\n\n");
+    let mut config = config(folder.path(), format!("\u{feff}{clean}"));
+    let problem = |config: &RunConfig| check_data(config).unwrap().findings[0].problem.clone();
+    assert!(problem(&config).starts_with("file begins with"));
+    let other = folder.path().join("other.txt");
+    fs::write(
+        &other,
+        format!("\u{feff}{}", stories(310)[300..].join("\n\n")),
+    )
+    .unwrap();
+    let first = config.data.path.take().unwrap();
+    config.data.paths = vec![first, other];
+    assert!(problem(&config).starts_with("files begin with"));
+}
+
+#[test]
+fn a_reason_for_a_missing_check_is_named_once() {
+    let mut config = RunConfig::default();
+    config.data.path = Some("missing.txt".into());
+    let mut reasons = check_data(&config).unwrap().not_checked;
+    let all = reasons.len();
+    reasons.sort();
+    reasons.dedup();
+    assert_eq!(reasons.len(), all);
+}
+
 #[test]
 fn pairs_are_not_called_unreadable() {
     let mut config = RunConfig::default();

@@ -2,7 +2,7 @@
 
 use nextword_data::{DataError, Dataset, Tokens};
 
-use super::{Finding, FindingKind};
+use super::{Finding, FindingKind, agree};
 use crate::ExperimentError;
 
 /// Vocabularies from this size on were trained on text, and most of their tokens should occur.
@@ -72,7 +72,15 @@ pub(super) fn check(dataset: &Dataset, counts: &TokenCounts, bytes: u64) -> Vec<
         findings.push(Finding::new(
             FindingKind::UnusedTokens,
             (vocab - used) as u64,
-            format!("of {vocab} tokens of the vocabulary never occur, so that their embeddings stay random"),
+            format!(
+                "of {vocab} tokens of the vocabulary never {}, so that {} random",
+                agree((vocab - used) as u64, "occurs", "occur"),
+                agree(
+                    (vocab - used) as u64,
+                    "its embedding stays",
+                    "their embeddings stay"
+                )
+            ),
             &example.unwrap_or_default().escape_debug().to_string(),
             "use a smaller vocabulary that is trained on this text: data.tokenizer.kind = \"bpe\"",
         ));
@@ -102,7 +110,10 @@ fn unknown(dataset: &Dataset) -> Option<Finding> {
     Some(Finding::new(
         FindingKind::UnknownText,
         card.unknown_count,
-        format!("of {parts} parts of the text are not in the vocabulary"),
+        format!(
+            "of {parts} parts of the text {} not in the vocabulary",
+            agree(card.unknown_count, "is", "are")
+        ),
         &card.unknown.join(" ").escape_debug().to_string(),
         "use a tokenizer that knows them; bytes and BPE know every text",
     ))

@@ -30,9 +30,10 @@ const INTERNAL_ERROR: &str = "internal error (bug in nextword)";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Code {
-    /// Any other failure.
+    /// Any other failure: of the network, a port that is in use, findings of `doctor`.
     Failure = 1,
-    /// The command line or the configuration is invalid, or names a path that cannot be written.
+    /// The command line or the configuration is invalid, or names a path that cannot be written, a device that cannot
+    /// be used, or a model that the command or the format is not for.
     Usage = 2,
     /// A data, model or checkpoint file is missing or invalid.
     BadFile = 3,
@@ -230,6 +231,7 @@ fn experiment_code(error: &ExperimentError) -> Code {
         ExperimentError::Arm { source, .. } => train_code(source),
         ExperimentError::Train(source) => train_code(source),
         ExperimentError::Eval(error) => eval_code(error),
+        ExperimentError::Memory(_) => Code::Resources,
         ExperimentError::Path(error) => io_code(error.action, &error.source),
         _ => Code::Failure,
     }
@@ -279,7 +281,12 @@ fn convert_code(error: &ConvertError) -> Code {
         ConvertError::Io { action, source, .. } => io_code(action, source),
         ConvertError::Model(error) => model_code(error),
         ConvertError::Data(error) => data_code(error),
-        // All others concern a file that is invalid or cannot be represented in the target format.
+        // The model is right, but not for the format that the command line asks for.
+        ConvertError::Inexpressible { .. }
+        | ConvertError::InexpressibleAdapter { .. }
+        | ConvertError::Tokenizer { .. }
+        | ConvertError::TooLarge { .. } => Code::Usage,
+        // All others concern a file that is invalid.
         _ => Code::BadFile,
     }
 }
@@ -296,9 +303,11 @@ fn hub_code(error: &HubError) -> Code {
 
 fn model_code(error: &ModelError) -> Code {
     match error {
-        ModelError::Config { .. } | ModelError::Lora { .. } | ModelError::Device { .. } => {
-            Code::Usage
-        }
+        // A model that the command is not for is not a damaged file.
+        ModelError::Config { .. }
+        | ModelError::Lora { .. }
+        | ModelError::Device { .. }
+        | ModelError::Architecture { .. } => Code::Usage,
         ModelError::Mismatch { .. } | ModelError::Format { .. } | ModelError::Adapter { .. } => {
             Code::BadFile
         }

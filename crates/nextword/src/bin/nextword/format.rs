@@ -23,6 +23,28 @@ pub(crate) fn short(number: f64) -> String {
     format!("{value:.digits$}{unit}")
 }
 
+/// Formats a number with this many digits after the decimal point. One that rounds to 0 has no sign.
+pub(crate) fn rounded(number: f64, digits: usize) -> String {
+    let text = format!("{number:.digits$}");
+    match text.strip_prefix('-') {
+        Some(magnitude) if !magnitude.contains(|c: char| matches!(c, '1'..='9')) => {
+            magnitude.to_string()
+        }
+        _ => text,
+    }
+}
+
+/// Formats a difference like [`rounded`], with its sign: `+0.0210`, `-0.0210`, `0.0000`.
+pub(crate) fn signed(number: f64, digits: usize) -> String {
+    let text = rounded(number, digits);
+    let is_positive = number > 0.0 && text.contains(|c: char| matches!(c, '1'..='9'));
+    if is_positive {
+        format!("+{text}")
+    } else {
+        text
+    }
+}
+
 /// Formats like [`short`], with a unit: `13.7 GFLOP`, `12 FLOP`.
 pub(crate) fn with_unit(number: f64, unit: &str) -> String {
     let text = short(number);
@@ -107,6 +129,25 @@ mod tests {
         for (number, text) in cases {
             assert_eq!(short(number), text);
         }
+    }
+
+    #[test]
+    fn differences_have_a_sign_unless_they_round_to_zero() {
+        let cases = [
+            (0.021, "+0.0210"),
+            (-0.021, "-0.0210"),
+            (0.0, "0.0000"),
+            (-0.0, "0.0000"),
+            (4e-5, "0.0000"),
+            (-4e-5, "0.0000"),
+            (-6e-5, "-0.0001"),
+            (12.0, "+12.0000"),
+        ];
+        for (number, text) in cases {
+            assert_eq!(signed(number, 4), text);
+            assert_eq!(rounded(number, 4), text.trim_start_matches('+'));
+        }
+        assert_eq!(signed(f64::NAN, 2), "NaN");
     }
 
     #[test]

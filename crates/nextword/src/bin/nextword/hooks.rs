@@ -10,13 +10,15 @@ use nextword_generate::{
     TextGenerator, TextOptions, generate_ids,
 };
 use nextword_model::{ModelCard, Transformer};
-use nextword_train::{Completion, CompletionRequest, Hooks, SampleRequest, TrainError};
+use nextword_train::{Completion, CompletionRequest, Hooks, SampleRequest, StopFlag, TrainError};
 
 /// Samples with the generate crate, exactly as `nextword generate` does with the saved model.
 #[derive(Debug)]
 pub(crate) struct TrainingHooks {
     /// How prompts are formatted; `None` uses them verbatim.
     pub(crate) prompt_template: Option<String>,
+    /// Ends a completion between two tokens.
+    pub(crate) stop: StopFlag,
 }
 
 impl Hooks for TrainingHooks {
@@ -48,9 +50,17 @@ impl Hooks for TrainingHooks {
                 .saturating_sub(tokenizer.vocab_size()),
             ..ModelCard::default()
         };
-        let completion = TextGenerator::new(model.clone(), tokenizer.clone(), card)
-            .and_then(|generator| generator.complete(request.prompt, &options));
-        Ok(Some(completion.map_err(TrainError::hook)?.text))
+        let completions =
+            TextGenerator::new(model.clone(), tokenizer.clone(), card).and_then(|generator| {
+                generator.generate(&[request.prompt], &options, |_, _| flow(&self.stop))
+            });
+        let completion = completions.map_err(TrainError::hook)?.into_iter().next();
+        match completion {
+            Some(completion) if completion.finish == FinishReason::Cancelled => {
+                Err(TrainError::Interrupted)
+            }
+            completion => Ok(completion.map(|completion| completion.text)),
+        }
     }
 
     fn complete(
@@ -68,6 +78,7 @@ impl Hooks for TrainingHooks {
             request.max_tokens,
             stop_ids,
             start_id,
+            &self.stop,
         )
         .map(Some)
     }
@@ -107,13 +118,26 @@ impl Hooks for TrainingHooks {
     }
 }
 
+/// Whether to generate another token.
+fn flow(stop: &StopFlag) -> ControlFlow<()> {
+    if stop.is_raised() {
+        ControlFlow::Break(())
+    } else {
+        ControlFlow::Continue(())
+    }
+}
+
 /// The most likely tokens after `prompt`, without the token of `stop_ids` that ends them.
+///
+/// # Errors
+/// [`TrainError::Interrupted`] if `stop` is raised meanwhile.
 pub(crate) fn complete(
     model: &Transformer,
     prompt: &[u32],
     max_tokens: usize,
     stop_ids: Vec<u32>,
     start_id: Option<u32>,
+    stop: &StopFlag,
 ) -> Result<Completion, TrainError> {
     let options = DecodeOptions {
         sampling: SamplingConfig::greedy(),
@@ -124,8 +148,12 @@ pub(crate) fn complete(
         ..DecodeOptions::default()
     };
     let prompts = [prompt.to_vec()];
-    let sequences = generate_ids(model, &prompts, options, |_| ControlFlow::Continue(()));
+    let sequences = generate_ids(model, &prompts, options, |_| flow(stop));
     let sequence = sequences.map_err(TrainError::hook)?.into_iter().next();
+    let is_stopped = |sequence: &Sequence| sequence.finish == FinishReason::Cancelled;
+    if sequence.as_ref().is_some_and(is_stopped) {
+        return Err(TrainError::Interrupted);
+    }
     let mut ids = sequence.as_ref().map(Sequence::ids).unwrap_or_default();
     let ended = sequence.is_some_and(|sequence| sequence.finish == FinishReason::Eos);
     if ended {

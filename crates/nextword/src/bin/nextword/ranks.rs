@@ -49,15 +49,15 @@ impl RankArgs {
                 "--ranks starts ranks itself; hint: leave it out of a command that mpirun or srun starts",
             ));
         }
-        let train = config()?.train;
-        Division::new(train.accumulation, train.lanes, ranks)
-            .map_err(nextword_train::TrainError::from)?;
         if !HAS_MPI {
             return Err(exit::usage(format!(
                 "--ranks {ranks}: this build trains on one rank; hint: {BUILD}, with MPI and libclang installed \
                  (Debian: openmpi-bin libopenmpi-dev libclang-dev)"
             )));
         }
+        let train = config()?.train;
+        Division::new(train.accumulation, train.lanes, ranks)
+            .map_err(nextword_train::TrainError::from)?;
         let program = std::env::current_exe()?;
         let arguments = without_rank_arguments(std::env::args_os().skip(1));
         let hosts = self.hosts.as_deref();

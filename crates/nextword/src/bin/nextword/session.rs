@@ -32,6 +32,7 @@ impl Session {
         Ok(Self {
             hooks: TrainingHooks {
                 prompt_template: setup.config.samples.prompt_template.clone(),
+                stop: stop.clone(),
             },
             reporter: console::reporter(quiet, json),
             group: setup.group.clone(),

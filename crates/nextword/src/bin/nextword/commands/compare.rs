@@ -13,7 +13,7 @@ use nextword_experiments::compare::{
 };
 use serde_json::json;
 
-use crate::format::{bytes, count, grouped, sanitize, short};
+use crate::format::{bytes, count, grouped, rounded, sanitize, short, signed};
 use crate::{console, exit, output};
 use models::{ComparedModel, validation_windows};
 
@@ -183,9 +183,15 @@ fn verdict(result: &Comparison) -> String {
     let Some(difference) = result.difference else {
         let mean = result.b.loss - result.a.loss;
         return format!(
-            "B minus A: {mean:+.4} nats; there are too few tokens for an interval; {share}"
+            "B minus A: {} nats; there are too few tokens for an interval; {share}",
+            signed(mean, 4)
         );
     };
+    let ends = [difference.mean, difference.lower, difference.upper];
+    if ends.iter().all(|end| end.abs() < f64::MIN_POSITIVE) {
+        return "A and B do not differ: they have the same loss on each block of tokens"
+            .to_string();
+    }
     let (better, sign) = if difference.mean <= 0.0 {
         ("B", -1.0)
     } else {
@@ -199,10 +205,10 @@ fn verdict(result: &Comparison) -> String {
         ""
     };
     format!(
-        "{better} is better by {:.4} nats per token, 95 % {:.4} to {:.4}{certainty}; {share}",
-        sign * difference.mean,
-        ends[0],
-        ends[1]
+        "{better} is better by {} nats per token, 95 % {} to {}{certainty}; {share}",
+        rounded(sign * difference.mean, 4),
+        rounded(ends[0], 4),
+        rounded(ends[1], 4)
     )
 }
 
@@ -282,5 +288,11 @@ mod tests {
             unclear.starts_with("A is better by 0.0100 nats per token, 95 % -0.0100 to 0.0300;")
         );
         assert!(unclear.contains("contains 0"), "{unclear}");
+        for zero in [0.0, -0.0] {
+            let same = verdict(&with(zero, zero, zero));
+            assert!(same.starts_with("A and B do not differ"), "{same}");
+        }
+        let tiny = verdict(&with(-1e-9, -2e-9, 3e-9));
+        assert!(tiny.contains("95 % 0.0000 to 0.0000"), "{tiny}");
     }
 }

@@ -60,11 +60,15 @@ fn print_data(report: &DataReport, json: bool) -> anyhow::Result<()> {
 }
 
 fn data_lines(report: &DataReport) -> Vec<String> {
-    let mut lines = vec![format!(
-        "{}, {} of text",
-        count(report.documents, "document"),
-        bytes(report.bytes)
-    )];
+    let noun = if report.is_chat {
+        "conversation"
+    } else {
+        "document"
+    };
+    let mut lines = vec![count(report.documents, noun)];
+    if report.bytes > 0 {
+        lines[0].push_str(&format!(", {} of text", bytes(report.bytes)));
+    }
     if report.train_tokens > 0 {
         lines.push(format!(
             "{} training and {}",
@@ -76,11 +80,13 @@ fn data_lines(report: &DataReport) -> Vec<String> {
             let ratio = tokens as f64 / report.bytes as f64;
             lines.push(format!("{ratio:.3} tokens per byte"));
         }
-        lines.push(format!(
-            "{} of {} occur in the training split",
-            grouped(report.used_tokens as u64),
-            count(report.vocab_size as u64, "token")
-        ));
+        if report.vocab_size > 0 {
+            lines.push(format!(
+                "{} of {} occur in the training split",
+                grouped(report.used_tokens as u64),
+                count(report.vocab_size as u64, "token")
+            ));
+        }
     }
     let not_checked = report.not_checked.iter();
     lines.extend(not_checked.map(|reason| format!("not checked: {reason}")));

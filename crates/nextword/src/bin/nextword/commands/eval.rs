@@ -18,7 +18,7 @@ use nextword_model::ModelDir;
 
 use crate::args::{BaseArgs, MappingArgs};
 use crate::exit::{bad_file, usage};
-use crate::format::{count, duration, grouped, sanitize};
+use crate::format::{count, duration, grouped, sanitize, signed};
 use crate::{models, output};
 
 /// `eval MODEL|RUN FILE...`.
@@ -203,7 +203,7 @@ fn print_comparison(
     let (ours, theirs) = (&report.loss, &other.loss);
     let perplexity = if same_tokenizer {
         let percent = difference(ours.perplexity, theirs.perplexity);
-        format!("{:.3} ({percent:+.2}%)", theirs.perplexity)
+        format!("{:.3} ({}%)", theirs.perplexity, signed(percent, 2))
     } else {
         format!("{:.3}", theirs.perplexity)
     };
@@ -214,7 +214,8 @@ fn print_comparison(
     if let (Some(a), Some(b)) = (ours.bits_per_byte, theirs.bits_per_byte) {
         let percent = difference(a, b);
         output::print_line(&format!(
-            "               {b:.4} bits per byte ({percent:+.2}%)"
+            "               {b:.4} bits per byte ({}%)",
+            signed(percent, 2)
         ))?;
     }
     if !same_tokenizer {
@@ -379,7 +380,22 @@ fn print_report(report: &TextReport, special: SpecialTokens, seconds: f64) -> an
         );
         output::eprint_line(&format!("note: {}", unknown_note(&what, &[], special)));
     }
+    if let (Some(note), Some(_)) = (uncounted_note(report), loss.bits_per_byte) {
+        output::eprint_line(&note);
+    }
     Ok(())
+}
+
+/// Says which part of the text bits per byte are about, if it is not all of it.
+fn uncounted_note(report: &TextReport) -> Option<String> {
+    (report.uncounted_bytes > 0).then(|| {
+        format!(
+            "note: bits per byte are those of the {} that the vocabulary has; the other {} are not counted, so that \
+             they do not compare with a model whose vocabulary has all of the text",
+            count(report.bytes, "byte"),
+            grouped(report.uncounted_bytes)
+        )
+    })
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use crate::args::BaseArgs;
 use crate::commands::merge::refuse_quantized_base;
 use crate::format::sanitize;
 use crate::output_file::{self, ForceArgs, Kind};
-use crate::{exit, output};
+use crate::{exit, models, output};
 
 /// `export MODEL|RUN|ADAPTER --format hf|gguf|peft|gguf-lora --out PATH`.
 #[derive(Debug, Args)]
@@ -215,7 +215,10 @@ fn open_adapter(path: &Path, last: bool) -> anyhow::Result<AdapterDir> {
     let in_run = order.map(|name| path.join(name));
     let mut folders = [path.to_path_buf()].into_iter().chain(in_run);
     let Some(folder) = folders.find(|folder| AdapterDir::is_adapter(folder)) else {
-        return Err(exit::bad_file(format!(
+        if !path.exists() {
+            return Err(models::missing(path, "an adapter, or the run of one"));
+        }
+        return Err(exit::usage(format!(
             "`{}` is not an adapter (adapter.json is missing); hint: export a model with --format hf or gguf",
             path.display()
         )));

@@ -88,7 +88,11 @@ pub(crate) fn run(args: &PreviewArgs) -> anyhow::Result<()> {
     }
     let mut lines = summary_lines(&conversations);
     lines.extend(conversations.row_report()?.as_ref().map(row_line));
-    lines.iter().try_for_each(|line| output::print_line(line))
+    lines.iter().try_for_each(|line| output::print_line(line))?;
+    if let Some(line) = conversations.report.too_long_line() {
+        output::eprint_line(&format!("warning: {line}"));
+    }
+    Ok(())
 }
 
 /// How trained tokens are marked on this output.
@@ -198,15 +202,7 @@ fn summary_lines(conversations: &Conversations) -> Vec<String> {
         count(report.train as u64, "conversation"),
         grouped(report.validation as u64)
     )];
-    for (name, of) in [
-        ("tokens", Samples::tokens_in as fn(&Samples, usize) -> usize),
-        ("trained", Samples::trained_in),
-    ] {
-        let (minimum, median, maximum) = quartiles(samples, of);
-        lines.push(format!(
-            "  {name:<12} minimum {minimum}, median {median}, maximum {maximum} per sample"
-        ));
-    }
+    lines.extend(number_lines(samples, "sample"));
     let listed = |counts: &std::collections::BTreeMap<String, usize>| {
         let parts: Vec<_> = counts
             .iter()
@@ -266,8 +262,32 @@ fn row_line(report: &RowReport) -> String {
     )
 }
 
+/// The numbers of a sample that are summarized, with their names.
+const NUMBERS: [(&str, fn(&Samples, usize) -> usize); 2] = [
+    ("tokens", Samples::tokens_in),
+    ("trained", Samples::trained_in),
+];
+
+/// The numbers of all samples as lines; `unit` is what a sample is.
+fn number_lines(samples: &Samples, unit: &str) -> Vec<String> {
+    let lines = NUMBERS.iter().map(|(name, of)| {
+        let (minimum, median, maximum) = range_of(samples, *of);
+        format!("  {name:<12} minimum {minimum}, median {median}, maximum {maximum} per {unit}")
+    });
+    lines.collect()
+}
+
+/// Adds their number, and the numbers of all samples, to a summary.
+fn add_numbers(summary: &mut Value, samples: &Samples) {
+    summary["samples"] = json!(samples.len());
+    for (name, of) in NUMBERS {
+        let (minimum, median, maximum) = range_of(samples, of);
+        summary[name] = json!({"minimum": minimum, "median": median, "maximum": maximum});
+    }
+}
+
 /// Minimum, median and maximum of a number over all samples.
-fn quartiles(samples: &Samples, of: fn(&Samples, usize) -> usize) -> (usize, usize, usize) {
+fn range_of(samples: &Samples, of: fn(&Samples, usize) -> usize) -> (usize, usize, usize) {
     let mut numbers: Vec<usize> = (0..samples.len()).map(|index| of(samples, index)).collect();
     numbers.sort_unstable();
     let at = |index: usize| numbers.get(index).copied().unwrap_or(0);
@@ -280,14 +300,8 @@ fn quartiles(samples: &Samples, of: fn(&Samples, usize) -> usize) -> (usize, usi
 
 fn print_json(conversations: &Conversations, shown: Range<usize>) -> anyhow::Result<()> {
     let (samples, tokenizer) = (&conversations.train, &conversations.tokenizer);
-    let numbers = |of| {
-        let (minimum, median, maximum) = quartiles(samples, of);
-        json!({"minimum": minimum, "median": median, "maximum": maximum})
-    };
     let mut summary = serde_json::to_value(&conversations.report)?;
-    summary["samples"] = json!(samples.len());
-    summary["tokens"] = numbers(Samples::tokens_in);
-    summary["trained"] = numbers(Samples::trained_in);
+    add_numbers(&mut summary, samples);
     if let Some(report) = conversations.row_report()? {
         summary["rows"] = row_json(&report);
     }

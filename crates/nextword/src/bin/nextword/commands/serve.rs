@@ -170,7 +170,7 @@ async fn reload_on(mut hangup: HangupSignal, sources: Arc<AdapterSources>, adapt
 }
 
 /// The error for an address on which the server cannot listen.
-fn listen_error(host: &str, port: u16, error: &std::io::Error) -> anyhow::Error {
+pub(super) fn listen_error(host: &str, port: u16, error: &std::io::Error) -> anyhow::Error {
     let hint = match error.kind() {
         ErrorKind::AddrInUse => {
             let hint = "another program uses this port; choose another --port, or 0 for a free one";

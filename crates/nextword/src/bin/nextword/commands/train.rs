@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use nextword_parallel::Group;
 use nextword_train::plan::Plan;
-use nextword_train::{RunConfig, RunFolder, Trainer, prepare_run};
+use nextword_train::{RunConfig, RunFolder, Trainer, is_unstarted, prepare_run};
 
 use crate::args::ConfigArgs;
 use crate::commands::plan::print_plan;
@@ -92,7 +92,7 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
 /// Refuses a folder with a run, as [`RunFolder::create`] does, but before the data is read, which may
 /// take long.
 fn refuse_existing(path: &Path) -> anyhow::Result<()> {
-    if !path.join("run.toml").exists() {
+    if !path.join("run.toml").exists() || is_unstarted(path) {
         return Ok(());
     }
     let shown = path.display();

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::anyhow;
 use clap::{Args, ValueHint};
 use nextword_server::{Config, Server, ServerError};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
+use crate::commands::serve::listen_error;
 use crate::signals::StopSignals;
 use crate::{models, output};
 use runs::RunFolders;
@@ -70,9 +70,8 @@ fn listen(port: u16) -> anyhow::Result<(Runtime, TcpListener)> {
         .enable_all()
         .build()
         .map_err(ServerError::from)?;
-    let listener = runtime.block_on(TcpListener::bind((HOST, port))).map_err(|error| {
-        anyhow!("cannot listen on {HOST}:{port}: {error}; hint: choose another --port, or 0 for a free one")
-    })?;
+    let listener = runtime.block_on(TcpListener::bind((HOST, port)));
+    let listener = listener.map_err(|error| listen_error(HOST, port, &error))?;
     let address = listener.local_addr().map_err(ServerError::from)?;
     output::eprint_line(&format!("watch the curves at http://{address}"));
     Ok((runtime, listener))

@@ -1,18 +1,23 @@
 //! Progress as JSON.
 
 use std::path::Path;
+use std::time::Instant;
 
 use nextword_train::{
-    OtherTextLoss, Outcome, PreferenceMetrics, Reporter, RunInfo, StepReport, StopReason,
+    OtherTextLoss, Outcome, PreferenceMetrics, Progress, Reporter, RunInfo, StepReport, StopReason,
     ValidationReport,
 };
 use serde_json::{Value, json};
 
+use super::progress::Pacing;
 use super::warn_skipped;
 use crate::output;
 
 /// Prints one JSON object per line to standard output; warnings also go to standard error.
-pub(super) struct JsonReporter;
+#[derive(Debug, Default)]
+pub(super) struct JsonReporter {
+    pacing: Pacing,
+}
 
 impl JsonReporter {
     /// Ignores write errors: a closed standard output does not stop a run.
@@ -46,6 +51,13 @@ impl Reporter for JsonReporter {
 
     fn preparing(&mut self, message: &str) {
         Self::write(json!({"event": "preparing", "message": message}));
+    }
+
+    fn progressed(&mut self, progress: &Progress<'_>) {
+        if self.pacing.is_due(progress, Instant::now()) {
+            let Progress { what, done, total } = progress;
+            Self::write(json!({"event": "progress", "what": what, "done": done, "total": total}));
+        }
     }
 
     fn stepped(&mut self, report: &StepReport, logged: bool) {

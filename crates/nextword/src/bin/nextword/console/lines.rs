@@ -8,7 +8,7 @@ use nextword_train::{
 
 use super::shell::{program, shell_quote};
 use crate::format::{
-    count, duration, grouped, learned_tokens, sanitize, short, trained_part, trained_share,
+    count, duration, grouped, learned_tokens, sanitize, short, signed, trained_part, trained_share,
 };
 
 /// Returns the lines printed at the start of a run.
@@ -134,7 +134,7 @@ pub(super) fn rewards_line(report: &ValidationReport) -> Option<String> {
         .filter_map(|(name, value)| Some((name, (*value)?)));
     let mut parts: Vec<String> = preferences_part(metrics).into_iter().collect();
     parts.extend(shown.map(|(name, value)| match *name {
-        "chosen per token" => format!("{name} {value:+.3}"),
+        "chosen per token" => format!("{name} {}", signed(value, 3)),
         _ => format!("{name} {value:.3}"),
     }));
     (!parts.is_empty()).then(|| format!("step {}  {}", report.step, parts.join("  ")))
@@ -146,11 +146,11 @@ pub(super) fn other_text_part(losses: &[OtherTextLoss]) -> String {
         .iter()
         .map(|text| {
             format!(
-                "{} {:.3} → {:.3} ({:+.3})",
+                "{} {:.3} → {:.3} ({})",
                 sanitize(&text.name),
                 text.start,
                 text.loss,
-                text.change()
+                signed(text.change(), 3)
             )
         })
         .collect();

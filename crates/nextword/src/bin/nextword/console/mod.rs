@@ -2,6 +2,7 @@
 
 mod json;
 mod lines;
+mod progress;
 mod shell;
 mod terminal;
 
@@ -33,7 +34,7 @@ pub(crate) fn has_colors() -> bool {
 /// Returns the reporter that the flags select.
 pub(crate) fn reporter(quiet: bool, json: bool) -> Box<dyn Reporter> {
     if json {
-        Box::new(JsonReporter)
+        Box::new(JsonReporter::default())
     } else if quiet {
         Box::new(QuietReporter)
     } else {

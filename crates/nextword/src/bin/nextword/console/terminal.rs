@@ -2,15 +2,18 @@
 
 use std::io::IsTerminal;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use nextword_train::{OtherTextLoss, Outcome, Reporter, RunInfo, StepReport, ValidationReport};
+use nextword_train::{
+    OtherTextLoss, Outcome, Progress, Reporter, RunInfo, StepReport, ValidationReport,
+};
 
 use super::lines::{
     ModelUse, completion_block, completions_part, end_lines, other_text_part, rewards_line,
     sample_block, start_lines, step_line,
 };
+use super::progress::{Pacing, progress_line};
 use crate::output;
 
 /// Width of the terminal if it does not tell.
@@ -49,6 +52,9 @@ pub(super) struct TerminalReporter {
     resumed_at: u64,
     /// The run's prompt template.
     prompt_template: Option<String>,
+    /// The line of the last logged update.
+    line: String,
+    pacing: Pacing,
     interactive: bool,
 }
 
@@ -61,6 +67,8 @@ impl TerminalReporter {
             model_use: ModelUse::default(),
             resumed_at: 0,
             prompt_template: None,
+            line: String::new(),
+            pacing: Pacing::default(),
             interactive: std::io::stderr().is_terminal(),
         }
     }
@@ -102,13 +110,25 @@ impl Reporter for TerminalReporter {
         self.print(message);
     }
 
+    fn progressed(&mut self, progress: &Progress<'_>) {
+        match &self.bar {
+            Some(bar) => bar.set_message(progress_line(progress)),
+            None if self.pacing.is_due(progress, Instant::now()) => {
+                self.print(&progress_line(progress));
+            }
+            None => {}
+        }
+    }
+
     fn stepped(&mut self, report: &StepReport, logged: bool) {
         match &self.bar {
             Some(bar) => {
                 bar.set_position(report.step);
                 if logged {
-                    bar.set_message(step_line(report, self.validation, message_columns()));
+                    self.line = step_line(report, self.validation, message_columns());
                 }
+                // Also after a validation, whose progress it has shown.
+                bar.set_message(self.line.clone());
             }
             None if logged => self.print(&step_line(report, self.validation, usize::MAX)),
             None => {}

@@ -100,6 +100,7 @@ fn tokenize(args: &BenchTokenizeArgs) -> anyhow::Result<Measurement> {
 fn load(args: &BenchLoadArgs) -> anyhow::Result<Measurement> {
     let dir = models::open(&args.model, false)?;
     let (device, rounds) = (&args.common.device, args.common.rounds);
+    models::open_and_name_device(device)?; // A wrong name is told once, and not by the program that is timed.
     let mut command = Command::new(std::env::current_exe()?);
     command
         .arg("generate")

@@ -6,7 +6,7 @@ use nextword_data::DataConfig;
 use nextword_eval::{LossReport, evaluate};
 use nextword_generate::TextGenerator;
 use nextword_model::Architecture;
-use nextword_train::{CompletionReport, ConversationSet, check_completions};
+use nextword_train::{CompletionReport, ConversationSet, StopFlag, check_completions};
 use serde_json::json;
 
 use super::EvalArgs;
@@ -41,7 +41,14 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     }
     let samples = &set.conversations.train;
     let completions = check_completions(samples, args.completions, &set.eos, |prompt, max| {
-        complete(model, prompt, max, set.eos.clone(), None)
+        complete(
+            model,
+            prompt,
+            max,
+            set.eos.clone(),
+            None,
+            &StopFlag::default(),
+        )
     })?;
     let report = &set.conversations.report;
     if args.json {

@@ -22,11 +22,15 @@ pub(super) fn run(args: &PlanArgs, config: &RunConfig, minutes: f64) -> anyhow::
         let layers = crate::format::count(layers as u64, "layer");
         output::eprint_line(&format!("measuring {layers} of width {width}"));
     };
-    let planned =
+    let mut planned =
         plan_for_minutes(config, minutes, &mut on_measure).map_err(|error| match error {
             ExperimentError::Memory(shortage) => anyhow::Error::from(shortage),
             error => error.into(),
         })?;
+    if let Some(file) = &args.out {
+        rename(&mut planned.config, file);
+        planned.plan.name.clone_from(&planned.config.name);
+    }
     let text = to_toml(&planned.config)?;
     if let Some(file) = &args.out {
         nextword_model::write_atomically(file, text.as_bytes())?;
@@ -55,6 +59,25 @@ fn check_out(file: &Path) -> anyhow::Result<()> {
         )));
     }
     Ok(())
+}
+
+/// Names the planned run after its file, so that it does not go into the folder of another run: with a number behind
+/// it, if there is a run of that name.
+fn rename(config: &mut RunConfig, file: &Path) {
+    let stem = file.file_stem().map(|stem| stem.to_string_lossy());
+    let stem = stem.map_or_else(|| config.name.clone(), String::from);
+    let numbers = std::iter::once(String::new()).chain((2..).map(|number| format!("-{number}")));
+    let parent = config.folder().parent().map(Path::to_path_buf);
+    let parent = parent.unwrap_or_default();
+    for number in numbers {
+        let name = format!("{stem}{number}");
+        let folder = parent.join(&name);
+        if !folder.exists() {
+            config.out = config.out.is_some().then_some(folder);
+            config.name = name;
+            return;
+        }
+    }
 }
 
 /// What was chosen, and why.
@@ -90,4 +113,32 @@ fn choice_lines(planned: &TimedPlan) -> Vec<String> {
         ));
     }
     lines
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_planned_run_gets_a_folder_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = RunConfig {
+            name: "quickstart".to_string(),
+            out: Some(folder.path().join("quickstart")),
+            ..RunConfig::default()
+        };
+        config.data.builtin = Some(nextword_data::Builtin::Stories);
+        std::fs::create_dir(config.folder()).unwrap();
+        for expected in ["planned", "planned-2", "planned-3"] {
+            rename(&mut config, Path::new("configs/planned.toml"));
+            assert_eq!(config.name, expected);
+            assert_eq!(config.folder(), folder.path().join(expected));
+            config.validate().unwrap();
+            std::fs::create_dir(config.folder()).unwrap();
+        }
+        config.out = None;
+        rename(&mut config, Path::new("a run that nobody has.toml"));
+        assert_eq!(config.folder(), Path::new("runs/a run that nobody has"));
+    }
 }

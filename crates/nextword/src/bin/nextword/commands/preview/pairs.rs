@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use nextword_data::{SampleLayout, Samples};
+use nextword_data::SampleLayout;
 use nextword_train::{Pairs, RunConfig, prepare_pairs};
 use serde_json::json;
 
-use super::{PreviewArgs, id_lines, marked_text, marks, quartiles, selected};
+use super::{PreviewArgs, add_numbers, id_lines, marked_text, marks, number_lines, selected};
 use crate::format::{count, grouped, sanitize};
 use crate::{exit, output};
 
@@ -49,15 +49,7 @@ fn summary_lines(pairs: &Pairs) -> Vec<String> {
         count(report.train as u64, "pair"),
         grouped(report.validation as u64)
     )];
-    for (name, of) in [
-        ("tokens", Samples::tokens_in as fn(&Samples, usize) -> usize),
-        ("trained", Samples::trained_in),
-    ] {
-        let (minimum, median, maximum) = quartiles(samples, of);
-        lines.push(format!(
-            "  {name:<12} minimum {minimum}, median {median}, maximum {maximum} per pair"
-        ));
-    }
+    lines.extend(number_lines(samples, "pair"));
     lines.push(format!("  rows         {}", layout(samples.layout())));
     lines.push(format!(
         "  source       {}",
@@ -87,14 +79,8 @@ fn layout(layout: SampleLayout) -> &'static str {
 
 fn print_json(pairs: &Pairs, shown: Range<usize>) -> anyhow::Result<()> {
     let (samples, tokenizer) = (&pairs.train, &pairs.tokenizer);
-    let numbers = |of| {
-        let (minimum, median, maximum) = quartiles(samples, of);
-        json!({"minimum": minimum, "median": median, "maximum": maximum})
-    };
     let mut summary = serde_json::to_value(&pairs.report)?;
-    summary["samples"] = json!(samples.len());
-    summary["tokens"] = numbers(Samples::tokens_in);
-    summary["trained"] = numbers(Samples::trained_in);
+    add_numbers(&mut summary, samples);
     output::print_json(&summary)?;
     for index in shown {
         let sample = samples.sample(index)?;

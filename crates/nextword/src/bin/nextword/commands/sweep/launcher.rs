@@ -126,6 +126,7 @@ pub(crate) fn run_one() -> anyhow::Result<ExitCode> {
     });
     let mut hooks = TrainingHooks {
         prompt_template: spec.config()?.samples.prompt_template,
+        stop: stop.clone(),
     };
     let mut reporter = console::reporter(false, true);
     let result = execute_run(&spec, reporter.as_mut(), &mut hooks, &stop)?;

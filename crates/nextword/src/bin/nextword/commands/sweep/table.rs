@@ -2,7 +2,7 @@
 
 use nextword_experiments::{ArmReport, Metric, SweepReport};
 
-use crate::format::{bytes, count, duration, grouped, sanitize, short};
+use crate::format::{bytes, count, duration, grouped, sanitize, short, signed};
 
 /// The lines of the table, with one for each arm.
 pub(super) fn lines(report: &SweepReport) -> Vec<String> {
@@ -11,13 +11,23 @@ pub(super) fn lines(report: &SweepReport) -> Vec<String> {
         Metric::TrainingLoss => "training loss (there is no validation data)",
     };
     let seeds = count(report.seeds.len() as u64, "seed");
+    // What an adapter has of its own: its base is the same for all of them.
+    let trains_adapters = report
+        .arms
+        .iter()
+        .any(|arm| arm.trained_parameters.is_some());
+    let parameters = if trains_adapters {
+        "trained"
+    } else {
+        "parameters"
+    };
     let mut rows = vec![
         [
             "arm",
             "loss",
             "difference",
             "95 % interval",
-            "parameters",
+            parameters,
             "tokens/s",
             "memory",
             "time",
@@ -54,16 +64,19 @@ fn row(arm: &ArmReport) -> [String; 8] {
         format!("{:.4}{deviation}", loss.mean)
     });
     let interval = arm.difference.map_or_else(none, |difference| {
-        format!("{:+.4} to {:+.4}", difference.lower, difference.upper)
+        let [lower, upper] = [difference.lower, difference.upper].map(|end| signed(end, 4));
+        format!("{lower} to {upper}")
     });
     let measured = &arm.measured;
     [
         sanitize(&arm.name),
         loss,
         arm.mean_difference
-            .map_or_else(none, |mean| format!("{mean:+.4}")),
+            .map_or_else(none, |mean| signed(mean, 4)),
         interval,
-        arm.parameters.map_or_else(none, |n| grouped(n as u64)),
+        arm.trained_parameters
+            .or(arm.parameters)
+            .map_or_else(none, |n| grouped(n as u64)),
         measured.tokens_per_second.map_or_else(none, short),
         measured.peak_memory.map_or_else(none, bytes),
         duration(measured.seconds),

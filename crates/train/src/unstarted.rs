@@ -1,0 +1,140 @@
+//! Run folders of runs that were stopped before their first update: another run may take their place.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::{MetricsLine, TrainError};
+
+/// The first checkpoint of a run that starts from a model.
+const FIRST_CHECKPOINT: &str = "step-00000000";
+
+/// Whether the run in `folder` has made no update: then there is nothing in it that its configuration would not make
+/// again. `false` if there is no run, or if that cannot be told.
+pub fn is_unstarted(folder: &Path) -> bool {
+    folder.join("run.toml").is_file()
+        && !folder.join("best").exists()
+        && has_no_updates(&folder.join("metrics.jsonl"))
+        && has_only_the_first(&folder.join("checkpoints"))
+        && has_no_trained_model(&folder.join("last"))
+}
+
+fn has_no_updates(metrics: &Path) -> bool {
+    match fs::read_to_string(metrics) {
+        Ok(text) => text.lines().all(|line| {
+            let line = serde_json::from_str::<MetricsLine>(line);
+            line.is_ok_and(|line| line.step == 0)
+        }),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    }
+}
+
+fn has_only_the_first(checkpoints: &Path) -> bool {
+    match fs::read_dir(checkpoints) {
+        Ok(entries) => entries.flatten().all(|entry| {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            name == FIRST_CHECKPOINT || name.starts_with(crate::checkpoint::TEMP_PREFIX)
+        }),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    }
+}
+
+fn has_no_trained_model(last: &Path) -> bool {
+    if !last.exists() {
+        return true;
+    }
+    let card = fs::read_to_string(last.join("card.json"));
+    let card: Value = serde_json::from_str(&card.unwrap_or_default()).unwrap_or_default();
+    card["step"] == 0
+}
+
+/// Removes what an unstarted run wrote, except the log probabilities of its reference, which say themselves whether they
+/// fit. Its folder is locked.
+pub(crate) fn clear(folder: &Path) -> Result<(), TrainError> {
+    for name in ["checkpoints", "last", "probes"] {
+        remove(&folder.join(name), |path| fs::remove_dir_all(path))?;
+    }
+    for name in ["metrics.jsonl", "tokenizer.json", "run.toml"] {
+        remove(&folder.join(name), |path| fs::remove_file(path))?;
+    }
+    Ok(())
+}
+
+fn remove(path: &Path, how: impl Fn(&Path) -> std::io::Result<()>) -> Result<(), TrainError> {
+    match how(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(TrainError::io(path, "remove")(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::{RunConfig, RunFolder};
+
+    /// A folder that each change makes one of a run with an update.
+    #[test]
+    fn only_a_run_without_updates_is_replaced() {
+        type Change = fn(&Path);
+        let started: [(&str, Change); 6] = [
+            ("a logged update", |run| {
+                fs::write(
+                    run.join("metrics.jsonl"),
+                    "{\"step\":1,\"tokens\":9,\"elapsed\":1}\n",
+                )
+                .unwrap();
+            }),
+            ("damaged metrics", |run| {
+                fs::write(run.join("metrics.jsonl"), "{\"st").unwrap();
+            }),
+            ("a checkpoint", |run| {
+                fs::create_dir_all(run.join("checkpoints/step-00000002")).unwrap();
+            }),
+            ("a quarantined checkpoint", |run| {
+                fs::create_dir_all(run.join("checkpoints/step-00000000.damaged")).unwrap();
+            }),
+            ("a best model", |run| {
+                fs::create_dir(run.join("best")).unwrap()
+            }),
+            ("a trained last model", |run| {
+                fs::create_dir(run.join("last")).unwrap();
+                fs::write(run.join("last/card.json"), "{\"step\": 7}").unwrap();
+            }),
+        ];
+        let folder = tempfile::tempdir().unwrap();
+        let config = RunConfig::default();
+        for (what, change) in started {
+            let run = folder.path().join(what);
+            drop(RunFolder::create(&run, &config).unwrap());
+            change(&run);
+            assert!(!is_unstarted(&run), "{what}");
+            assert!(RunFolder::create(&run, &config).is_err(), "{what}");
+        }
+        let run = folder.path().join("unstarted");
+        assert!(!is_unstarted(&run));
+        drop(RunFolder::create(&run, &config).unwrap());
+        fs::write(
+            run.join("metrics.jsonl"),
+            "{\"step\":0,\"tokens\":0,\"elapsed\":1}\n",
+        )
+        .unwrap();
+        fs::create_dir_all(run.join("checkpoints/step-00000000")).unwrap();
+        fs::create_dir(run.join("last")).unwrap();
+        fs::write(run.join("last/card.json"), "{\"step\": 0}").unwrap();
+        fs::write(run.join("notes.txt"), "mine").unwrap();
+        assert!(is_unstarted(&run));
+        let other = RunConfig { seed: 5, ..config };
+        let held = RunFolder::create(&run, &other).unwrap();
+        assert_eq!(RunFolder::stored_config(&run).unwrap().seed, 5);
+        assert!(!run.join("checkpoints").exists() && run.join("notes.txt").exists());
+        // Not while a process is in its first step.
+        let error = RunFolder::create(&run, &other).unwrap_err();
+        assert!(matches!(error, TrainError::FolderInUse { .. }), "{error}");
+        drop(held);
+    }
+}
