@@ -53,6 +53,7 @@ mod model_dir;
 mod model_tokens;
 mod norm;
 mod origin;
+mod parts;
 mod position;
 pub mod presets;
 mod probe;

@@ -10,6 +10,7 @@
 //! | the ranks and what they exchange | [`Group`] |
 //! | how the micro-batches of a step are divided | [`Division`] |
 //! | the order of additions | [`TreeSum`] |
+//! | how the state of an optimizer is divided | [`Shards`] |
 //! | what `mpirun` or `srun` started | [`Launched`] |
 //! | another way to move bytes | [`Transport`] |
 //!
@@ -35,6 +36,7 @@ mod launch;
 #[cfg(feature = "mpi")]
 mod mpi_transport;
 mod peers;
+mod shards;
 mod threads;
 mod transport;
 mod tree;
@@ -44,6 +46,7 @@ pub use division::Division;
 pub use error::ParallelError;
 pub use group::Group;
 pub use launch::{Launched, launch_command};
+pub use shards::{ShardedParameter, Shards};
 pub use transport::{Gather, Scatter, Transport};
 pub use tree::{TreeSum, largest_stack};
 

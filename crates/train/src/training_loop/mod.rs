@@ -3,6 +3,7 @@
 
 mod divergence;
 mod evaluation;
+mod moments;
 
 use std::time::Instant;
 
@@ -14,13 +15,15 @@ use nextword_parallel::Division;
 use crate::checkpoint::State;
 use crate::fingerprint::{fingerprint, settings};
 use crate::objective::Objective;
+use crate::optimizer::shards_of;
 use crate::ranks::{
-    StepAgreement, check_agreement, check_same_weights, decision_of_first, share_start,
+    MomentTensor, Start, StepAgreement, check_agreement, check_same_weights, decision_of_first,
+    share_start,
 };
 use crate::reduction::StepPart;
 use crate::report::{StepReport, StopReason, ValidationReport};
 use crate::stepper::StepGradients;
-use crate::{Optimizer, OtherTextLoss, PreferenceMetrics, RunSetup, Stepper, TrainError};
+use crate::{OtherTextLoss, PreferenceMetrics, RunSetup, Stepper, TrainError};
 
 /// Number of steps whose batches are prefetched.
 const PREFETCH_STEPS: usize = 2;
@@ -38,6 +41,8 @@ pub(crate) struct TrainingLoop {
     pub(crate) last_validation: Option<(f64, PreferenceMetrics)>,
     /// The last losses of other texts.
     pub(crate) other_text: Vec<OtherTextLoss>,
+    /// The moments of all ranks, while they can be gathered (see [`with_moments`](TrainingLoop::with_moments)).
+    gathered: Option<Vec<MomentTensor>>,
     /// The loss of a run on preferences (see [`prepare_preferences`](TrainingLoop::prepare_preferences)).
     objective: Option<Objective>,
     norms: Vec<f64>,
@@ -137,21 +142,21 @@ pub(crate) fn initial_state(setup: &RunSetup) -> State {
 impl TrainingLoop {
     /// Continues the training of `model` after `state.step` updates. On several ranks, all continue with the model, the
     /// moments and the state of rank 0.
-    pub(crate) fn new(
-        setup: RunSetup,
-        model: Transformer,
-        optimizer: Optimizer,
-        state: State,
-    ) -> Result<Self, TrainError> {
+    pub(crate) fn new(setup: RunSetup, start: Start) -> Result<Self, TrainError> {
         let config = &setup.config;
         let timeout = std::time::Duration::from_secs(config.parallel.timeout);
         setup.group.set_timeout(timeout);
         division(&setup)?;
         check_agreement(&setup)?;
-        let (model, optimizer, state) = share_start(&setup.group, model, optimizer, state)?;
+        let ranks = setup.group.size();
+        let shards = setup
+            .shards_optimizer()
+            .then(|| shards_of(&start.model.clone().train(), &config.optimizer, ranks));
+        let (model, optimizer, state) = share_start(&setup.group, start, shards.as_ref())?;
         let model = model.train().with_precision(config.train.precision)?;
         let (clip_norm, recompute) = (config.optimizer.clip_norm, config.train.recompute);
-        let stepper = Stepper::with_optimizer(model, optimizer, clip_norm, config.seed, recompute);
+        let stepper = Stepper::with_optimizer(model, optimizer, clip_norm, config.seed, recompute)
+            .with_shards(shards);
         Ok(Self {
             timing: Timing {
                 start: Instant::now(),
@@ -166,6 +171,7 @@ impl TrainingLoop {
             state,
             last_validation: None,
             other_text: Vec::new(),
+            gathered: None,
             objective: None,
             norms: Vec::new(),
         })
@@ -203,7 +209,6 @@ impl TrainingLoop {
             let stop = observer.stop_requested();
             let agreed = StepAgreement::reach(&self.setup.group, &batches, stop)?;
             if agreed.stop {
-                self.setup.group.wait_for_save();
                 self.check_same_weights()?;
                 return Ok(StopReason::Interrupted);
             }
@@ -217,7 +222,14 @@ impl TrainingLoop {
                 self.validate(observer)?;
                 self.measure_other_text(observer)?;
             }
-            observer.step_ended(self, at_end)?;
+            if self.is_saved_at(self.state.step) {
+                self.with_moments(|training| observer.step_ended(training, at_end))?;
+            } else {
+                observer.step_ended(self, at_end)?;
+            }
+            if self.is_first_rank_busy_at(self.state.step, at_end) {
+                self.setup.group.expect_save();
+            }
         }
         Ok(StopReason::Finished)
     }
@@ -241,7 +253,8 @@ impl TrainingLoop {
         }
         let max_lr = self.setup.config.schedule.learning_rate;
         let preferences = found.preferences;
-        self.stepper.update(found, lr, max_lr);
+        let group = &self.setup.group;
+        self.stepper.update_on_ranks(found, lr, max_lr, group)?;
 
         self.state.step += 1;
         let tokens = match &self.objective {
@@ -333,6 +346,14 @@ impl TrainingLoop {
         every > 0 && step.is_multiple_of(every)
     }
 
+    /// Whether rank 0 does more after update `step` than the others, which wait in the meantime.
+    fn is_first_rank_busy_at(&self, step: u64, at_end: bool) -> bool {
+        let config = &self.setup.config;
+        let every = [config.samples.every, config.probes.every];
+        let is_due = |every: &u64| *every > 0 && step.is_multiple_of(*every);
+        self.is_saved_at(step) || self.is_validation_due(at_end) || every.iter().any(is_due)
+    }
+
     /// Whether early stopping applies.
     fn should_stop_early(&self) -> bool {
         let patience = self.setup.config.validation.patience;
@@ -379,6 +400,7 @@ impl TrainingLoop {
             completions: None,
         };
         observer.validated(self, &report)?;
+        group.expect_save();
         self.last_validation = Some((loss, report.preferences));
         if !improved {
             self.state.since_best += 1;

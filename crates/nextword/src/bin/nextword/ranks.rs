@@ -1,4 +1,4 @@
-//! Training on several ranks: `--ranks`, joining the others, and ending together.
+//! Training and evaluating on several ranks: `--ranks`, joining the others, and ending together.
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -26,7 +26,7 @@ static GROUP: OnceLock<Group> = OnceLock::new();
 /// `--ranks` and `--hosts`.
 #[derive(Debug, Args)]
 pub(crate) struct RankArgs {
-    /// Train on N processes that mpirun starts; the results are those of one process with the same train.lanes
+    /// Run on N processes that mpirun starts; the results are those of one process, with the same train.lanes
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     ranks: Option<usize>,
     /// Start them on the machines that FILE lists, as mpirun's --hostfile
@@ -41,6 +41,28 @@ impl RankArgs {
         &self,
         config: impl FnOnce() -> anyhow::Result<RunConfig>,
     ) -> anyhow::Result<Option<ExitCode>> {
+        self.launch_checked(|ranks| {
+            let train = config()?.train;
+            Division::new(train.accumulation, train.lanes, ranks)
+                .map_err(nextword_train::TrainError::from)?;
+            Ok(())
+        })
+    }
+
+    /// The same, on any number of ranks.
+    pub(crate) fn launch_any(&self) -> anyhow::Result<Option<ExitCode>> {
+        self.launch_checked(|_| Ok(()))
+    }
+
+    /// Whether several ranks are asked for, or this is one of them.
+    pub(crate) fn are_several(&self) -> bool {
+        self.ranks.is_some_and(|ranks| ranks > 1) || Launched::from_environment().is_some()
+    }
+
+    fn launch_checked(
+        &self,
+        check: impl FnOnce(usize) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Option<ExitCode>> {
         let Some(ranks) = self.ranks.filter(|ranks| *ranks > 1) else {
             return Ok(None);
         };
@@ -49,12 +71,10 @@ impl RankArgs {
                 "--ranks starts ranks itself; hint: leave it out of a command that mpirun or srun starts",
             ));
         }
-        let train = config()?.train;
-        Division::new(train.accumulation, train.lanes, ranks)
-            .map_err(nextword_train::TrainError::from)?;
+        check(ranks)?;
         if !HAS_MPI {
             return Err(exit::usage(format!(
-                "--ranks {ranks}: this build trains on one rank; hint: {BUILD}, with MPI and libclang installed \
+                "--ranks {ranks}: this build has one rank; hint: {BUILD}, with MPI and libclang installed \
                  (Debian: openmpi-bin libopenmpi-dev libclang-dev)"
             )));
         }
@@ -150,7 +170,7 @@ pub(crate) fn refuse() -> anyhow::Result<()> {
     match Launched::from_environment() {
         Some(Launched { ranks, .. }) => Err(exit::usage(format!(
             "started as one of {ranks} ranks, but this command runs on one; hint: start it without mpirun or srun; only \
-             train and resume run on several"
+             train, resume and eval run on several"
         ))),
         None => Ok(()),
     }
@@ -158,9 +178,15 @@ pub(crate) fn refuse() -> anyhow::Result<()> {
 
 /// Gives each rank of a machine a GPU of its own, if the device has no number.
 pub(crate) fn choose_device(config: &mut RunConfig) {
-    let is_gpu = ["cuda", "rocm", "wgpu", "vulkan", "metal"].contains(&&*config.device);
-    if let Some(launched) = Launched::from_environment().filter(|_| is_gpu) {
-        config.device = format!("{}:{}", config.device, launched.local_rank);
+    config.device = own_device(&config.device);
+}
+
+/// The device of this rank, where the user named `device`.
+pub(crate) fn own_device(device: &str) -> String {
+    let is_gpu = ["cuda", "rocm", "wgpu", "vulkan", "metal"].contains(&device);
+    match Launched::from_environment().filter(|_| is_gpu) {
+        Some(launched) => format!("{device}:{}", launched.local_rank),
+        None => device.to_string(),
     }
 }
 
