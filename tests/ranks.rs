@@ -203,7 +203,7 @@ const SAMPLES: [(&str, &str); 2] = [
     (
         "packed conversations",
         "builtin = 'stories_chat'\ndocuments = 40\ntokenizer.kind = 'bpe'\ntokenizer.vocab_size = 400\n\
-         packing = 'samples'\nchat_template = 'chatml'\nsplit.validation = 0.1\n[model]\ncontext_length = 160",
+         packing = 'samples'\nchat_template = 'plain'\nsplit.validation = 0.1\n[model]\ncontext_length = 160",
     ),
     (
         "pairs",
