@@ -436,6 +436,28 @@ fn an_error_of_one_rank_ends_the_others() {
     assert_eq!(artifacts(&copied, 4), artifacts(&run, 4));
 }
 
+#[test]
+fn a_panic_of_one_rank_ends_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let ends = on_ranks(2, |group| {
+        if group.rank() == 1 {
+            let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                let group = group; // Dropped while the stack unwinds.
+                assert!(group.is_first(), "a panic of the test");
+            }));
+            assert!(panicked.is_err());
+            return Ok(StopReason::Finished);
+        }
+        train_rank(group, config(&[]), &run)
+    });
+    let is_lost = matches!(
+        ends[0],
+        Err(TrainError::Parallel(ParallelError::Lost { .. }))
+    );
+    assert!(is_lost, "{:?}", ends[0]);
+}
+
 /// Exit code and standard error of the program, which is built without MPI.
 fn run_program(arguments: &[&str], rank: Option<&str>) -> (Option<i32>, String) {
     let folder = tempfile::tempdir().unwrap();

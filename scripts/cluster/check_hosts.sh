@@ -63,14 +63,13 @@ chmod +x "$work/agent"
 mkdir "$work/runs"
 export HOST_FOLDER="$work/runs"
 
-# on_hosts ARGUMENTS...: the program on the four hosts, as `--ranks 4 --hosts FILE` starts it.
+# on_hosts ARGUMENTS...: the program on the four hosts, from the first one.
+for n in $hosts; do echo "10.77.0.$n slots=1"; done >"$work/hostfile"
+export OMPI_MCA_plm_rsh_agent="$work/agent" OMPI_MCA_plm_rsh_no_tree_spawn=1 OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,tcp
+export OMPI_MCA_btl_tcp_if_include=10.77.0.0/24 OMPI_MCA_oob_tcp_if_include=10.77.0.0/24
 on_hosts() {
     ip netns exec nextword1 unshare --uts sh -c 'hostname node1; exec "$@"' sh \
-        timeout -k 5 120 mpirun -n 4 --host 10.77.0.1:1,10.77.0.2:1,10.77.0.3:1,10.77.0.4:1 \
-        --mca plm_rsh_agent "$work/agent" --mca plm_rsh_no_tree_spawn 1 --mca pml ob1 --mca btl self,tcp \
-        --mca btl_tcp_if_include 10.77.0.0/24 --mca oob_tcp_if_include 10.77.0.0/24 --bind-to none \
-        --mca oob_tcp_keepalive_time 3 --mca oob_tcp_keepalive_intvl 1 --mca oob_tcp_keepalive_probes 3 \
-        "$program" "$@"
+        timeout -k 5 120 "$program" "$@" --ranks 4 --hosts "$work/hostfile"
 }
 
 "$program" train "$work/tiny.toml" --quiet --set "out=\"$work/alone\""

@@ -86,13 +86,6 @@ impl Launched {
     }
 }
 
-/// Lets Open MPI notice within ten seconds that a machine cannot be reached any more, in place of some minutes.
-const KEEPALIVE: [(&str, &str); 3] = [
-    ("OMPI_MCA_oob_tcp_keepalive_time", "5"),
-    ("OMPI_MCA_oob_tcp_keepalive_intvl", "1"),
-    ("OMPI_MCA_oob_tcp_keepalive_probes", "4"),
-];
-
 /// The command that starts `ranks` processes of `program`, on this machine or on those of the file `hosts`. By default,
 /// Open MPI binds each rank to one or a few cores and refuses to run as root or with more ranks than cores; this command
 /// does none of that. `is_open_mpi` is false for MPICH's `mpirun`.
@@ -116,10 +109,7 @@ pub fn launch_command(
     if is_open_mpi {
         command.args(["--bind-to", "none"]);
         match hosts {
-            Some(hosts) => {
-                command.envs(KEEPALIVE);
-                command.arg("--hostfile").arg(hosts)
-            }
+            Some(hosts) => command.arg("--hostfile").arg(hosts),
             // Quiet: what it says about failed ranks is long, and they say it themselves.
             None => command.args(["--oversubscribe", "-q"]),
         };

@@ -27,6 +27,7 @@
 //! # Ok::<(), nextword_parallel::ParallelError>(())
 //! ```
 
+mod children;
 mod control;
 mod division;
 mod error;
@@ -41,6 +42,7 @@ mod threads;
 mod transport;
 mod tree;
 
+pub use children::has_child;
 pub use control::Control;
 pub use division::Division;
 pub use error::ParallelError;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueHint};
-use nextword_parallel::{Division, Group, HAS_MPI, Launched, launch_command};
+use nextword_parallel::{Division, Group, HAS_MPI, Launched, has_child, launch_command};
 use nextword_train::{RunConfig, RunSetup, StopReason, Worker};
 
 use crate::exit::Code;
@@ -19,6 +19,12 @@ const BUILD: &str = "cargo build --release -p nextword --features mpi";
 /// How long a rank with an error waits for a lower one, which may have the same error, to tell it and end the run. Open
 /// MPI takes two seconds to end all ranks.
 const PRECEDENCE: Duration = Duration::from_secs(4);
+
+/// How long `mpirun` may run after the ranks of this machine have ended.
+const LAUNCHER: Duration = Duration::from_secs(7);
+
+/// How often the end of `mpirun` is looked for.
+const POLL: Duration = Duration::from_millis(50);
 
 /// The group of this process, once it has joined one.
 static GROUP: OnceLock<Group> = OnceLock::new();
@@ -129,9 +135,38 @@ fn run_launcher(mut command: Command) -> anyhow::Result<ExitCode> {
         // If it has ended, there is nothing to stop.
         let _ = Command::new("kill").args([signal, &process]).status();
     })?;
-    let status = child.wait()?;
+    let Some(status) = wait_for_launcher(&mut child)? else {
+        child.kill()?;
+        child.wait()?;
+        return Err(anyhow::anyhow!(
+            "the ranks of this machine have ended, but mpirun waits for machines that it does not reach; hint: end \
+             nextword there if it still runs"
+        ));
+    };
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     Ok(ExitCode::from(code.unwrap_or(Code::Failure as u8)))
+}
+
+/// Waits for `mpirun`. `None` if it has not ended long after the ranks of this machine: it waits for machines whose
+/// network is down as long as TCP tries to send to them.
+#[cfg(unix)]
+fn wait_for_launcher(
+    child: &mut std::process::Child,
+) -> std::io::Result<Option<std::process::ExitStatus>> {
+    let program = std::env::current_exe()?;
+    let mut last_seen = None;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if has_child(child.id(), &program) == Some(true) {
+            last_seen = Some(Instant::now());
+        }
+        if last_seen.is_some_and(|seen: Instant| seen.elapsed() > LAUNCHER) {
+            return Ok(None);
+        }
+        std::thread::sleep(POLL);
+    }
 }
 
 /// Other systems have no such signals.
