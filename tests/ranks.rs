@@ -136,6 +136,74 @@ fn any_allowed_number_of_ranks_has_the_bits_of_one() {
                 "{ranks} ranks, {variant:?}"
             );
         }
+        let mut sharded = config;
+        sharded.parallel.shard_optimizer = true;
+        train(4, &sharded, &run(40));
+        assert_eq!(artifacts(&run(40), 20), expected, "shards, {variant:?}");
+    }
+}
+
+#[test]
+fn models_of_all_kinds_have_the_bits_of_one_rank() {
+    let variants: [&[&str]; 5] = [
+        &["model.tied_head=false", "model.bias.head=true"],
+        &["model.score_soft_cap=30.0"], // The backward pass is not divided.
+        &[
+            "model.position=rotary",
+            "model.norm=rms",
+            "model.feed_forward=swiglu",
+            "model.n_kv_heads=1",
+        ],
+        &["model.architecture=encoder", "data.masked.rate=0.15"],
+        &["checkpoint.every=2", "parallel.shard_optimizer=true"], // Moments are gathered during the run.
+    ];
+    for variant in variants {
+        let set = [&["train.steps=4", "validation.every=2"], variant].concat();
+        let config = config(&set);
+        let folder = tempfile::tempdir().unwrap();
+        let run = |ranks: usize| folder.path().join(ranks.to_string());
+        let [expected, found] = [1, 2].map(|ranks| {
+            train(ranks, &config, &run(ranks));
+            artifacts(&run(ranks), 4)
+        });
+        assert_eq!(found, expected, "{variant:?}");
+    }
+}
+
+/// Runs whose batches have rows of different lengths: packed conversations, and pairs of an encoder and a decoder.
+const SAMPLES: [(&str, &str); 2] = [
+    (
+        "packed conversations",
+        "builtin = 'stories_chat'\ndocuments = 40\ntokenizer.kind = 'bpe'\ntokenizer.vocab_size = 400\n\
+         packing = 'samples'\nchat_template = 'plain'\nsplit.validation = 0.1\n[model]\ncontext_length = 160",
+    ),
+    (
+        "pairs",
+        "pairs = 'translation'\ndocuments = 60\ntokenizer.kind = 'word'\n[model]\ncontext_length = 32\n\
+         architecture = 'encoder_decoder'",
+    ),
+];
+
+#[test]
+fn packed_conversations_and_pairs_train_on_ranks() {
+    for (kind, data) in SAMPLES {
+        let text = format!(
+            "name = 'samples'\n[data]\n{data}\nn_layers = 1\nn_heads = 2\nd_model = 16\n\
+             [model.dropout]\nresidual = 0.1\n\
+             [train]\nsteps = 6\nbatch_size = 2\naccumulation = 4\nlanes = 4\nlog_every = 1\n\
+             [schedule]\nkind = 'constant'\nwarmup_steps = 0\n[validation]\nevery = 3\ncompletions = 0\n"
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let run = |name: &str| folder.path().join(name);
+        let mut config = parse_config(&text, Path::new("samples.toml"), &[]).unwrap();
+        train(1, &config, &run("1"));
+        let expected = artifacts(&run("1"), 6);
+        assert_eq!(expected.2.len(), 8, "6 updates and 2 validations");
+        train(2, &config, &run("2"));
+        assert_eq!(artifacts(&run("2"), 6), expected, "{kind} on 2 ranks");
+        config.parallel.shard_optimizer = true;
+        train(4, &config, &run("4"));
+        assert_eq!(artifacts(&run("4"), 6), expected, "{kind} in 4 shards");
     }
 }
 
@@ -171,6 +239,32 @@ fn a_run_continues_on_any_number_of_ranks() {
 }
 
 #[test]
+fn a_run_with_shards_continues_on_any_number_of_ranks() {
+    let folder = tempfile::tempdir().unwrap();
+    for kind in ["adamw", "muon"] {
+        let (whole, parts) = (
+            folder.path().join(format!("{kind}-whole")),
+            folder.path().join(format!("{kind}-parts")),
+        );
+        let kind = format!("optimizer.kind={kind}");
+        train(1, &config(&["schedule.end_step=20", &kind]), &whole);
+        let shards = [
+            "schedule.end_step=20",
+            &kind,
+            "train.steps=5",
+            "parallel.shard_optimizer=true",
+        ];
+        train(2, &config(&shards), &parts);
+        for (ranks, steps) in [(8, 9), (1, 12), (4, 16), (2, 20)] {
+            resume(ranks, steps, &parts);
+        }
+        let (weights, moments, _) = artifacts(&whole, 20);
+        let (resumed_weights, resumed_moments, _) = artifacts(&parts, 20);
+        assert_eq!((resumed_weights, resumed_moments), (weights, moments));
+    }
+}
+
+#[test]
 fn a_finetuned_run_and_its_adapter_train_on_ranks() {
     let folder = tempfile::tempdir().unwrap();
     let base = folder.path().join("base");
@@ -180,13 +274,16 @@ fn a_finetuned_run_and_its_adapter_train_on_ranks() {
         let set: Vec<&str> = ["train.steps=5", &start].into_iter().chain(lora).collect();
         let mut config = config(&set);
         config.model = nextword_model::ModelConfig::default();
-        let weights = [1, 4].map(|ranks| {
-            let run = folder.path().join(format!("{ranks}-{}", lora.is_some()));
+        let weights = [(1, false), (4, false), (4, true)].map(|(ranks, shards)| {
+            let name = format!("{ranks}-{shards}-{}", lora.is_some());
+            let run = folder.path().join(name);
+            config.parallel.shard_optimizer = shards;
             train(ranks, &config, &run);
             let file = if lora.is_some() { "adapter" } else { "model" };
             sha256(&run.join(format!("last/{file}.safetensors")))
         });
         assert_eq!(weights[0], weights[1], "{lora:?}");
+        assert_eq!(weights[0], weights[2], "{lora:?} in shards");
     }
 }
 
@@ -309,6 +406,28 @@ fn an_error_of_one_rank_ends_the_others() {
     resume(1, 4, &copied);
     resume(1, 4, &run);
     assert_eq!(artifacts(&copied, 4), artifacts(&run, 4));
+}
+
+#[test]
+fn a_panic_of_one_rank_ends_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let ends = on_ranks(2, |group| {
+        if group.rank() == 1 {
+            let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                let group = group; // Dropped while the stack unwinds.
+                assert!(group.is_first(), "a panic of the test");
+            }));
+            assert!(panicked.is_err());
+            return Ok(StopReason::Finished);
+        }
+        train_rank(group, config(&[]), &run)
+    });
+    let is_lost = matches!(
+        ends[0],
+        Err(TrainError::Parallel(ParallelError::Lost { .. }))
+    );
+    assert!(is_lost, "{:?}", ends[0]);
 }
 
 /// Exit code and standard error of the program, which is built without MPI.

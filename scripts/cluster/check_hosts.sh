@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains over MPI on four hosts that are network namespaces of this machine, with links of 1 Gb/s and without a shared
-# disk, and compares the weights with those of one process:
+# disk, and compares the weights with those of one process. Then takes one host off the network during a run:
 #
 #     scripts/cluster/check_hosts.sh PROGRAM
 #
@@ -45,6 +45,7 @@ accumulation = 8
 lanes = 8
 [schedule]
 warmup_steps = 4
+end_step = 20
 [validation]
 windows = 12
 TOML
@@ -62,14 +63,43 @@ chmod +x "$work/agent"
 mkdir "$work/runs"
 export HOST_FOLDER="$work/runs"
 
+# on_hosts ARGUMENTS...: the program on the four hosts, from the first one.
+for n in $hosts; do echo "10.77.0.$n slots=1"; done >"$work/hostfile"
+export OMPI_MCA_plm_rsh_agent="$work/agent" OMPI_MCA_plm_rsh_no_tree_spawn=1 OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,tcp
+export OMPI_MCA_btl_tcp_if_include=10.77.0.0/24 OMPI_MCA_oob_tcp_if_include=10.77.0.0/24
+on_hosts() {
+    ip netns exec nextword1 unshare --uts sh -c 'hostname node1; exec "$@"' sh \
+        timeout -k 5 120 "$program" "$@" --ranks 4 --hosts "$work/hostfile"
+}
+
 "$program" train "$work/tiny.toml" --quiet --set "out=\"$work/alone\""
-ip netns exec nextword1 unshare --uts sh -c 'hostname node1; exec "$@"' sh \
-    timeout 120 mpirun -n 4 --host 10.77.0.1:1,10.77.0.2:1,10.77.0.3:1,10.77.0.4:1 \
-    --mca plm_rsh_agent "$work/agent" --mca plm_rsh_no_tree_spawn 1 --mca pml ob1 --mca btl self,tcp \
-    --mca btl_tcp_if_include 10.77.0.0/24 --mca oob_tcp_if_include 10.77.0.0/24 --bind-to none \
-    "$program" train "$work/tiny.toml" --set "out=\"$work/runs/four\"" 2>&1 | tee "$work/log"
-grep -q "1 on node1, 1 on node2, 1 on node3, 1 on node4" "$work/log"
-for file in model optimizer; do
-    cmp "$work/alone/checkpoints/step-00000020/$file.safetensors" "$work/runs/four/checkpoints/step-00000020/$file.safetensors"
+for shards in false true; do
+    run="$work/runs/shards-$shards"
+    on_hosts train "$work/tiny.toml" --set "out=\"$run\"" --set parallel.shard_optimizer=$shards 2>&1 | tee "$work/log"
+    grep -q "1 on node1, 1 on node2, 1 on node3, 1 on node4" "$work/log"
+    for file in model optimizer; do
+        cmp "$work/alone/checkpoints/step-00000020/$file.safetensors" "$run/checkpoints/step-00000020/$file.safetensors"
+    done
 done
 echo "four hosts: the bits of one process, in $SECONDS s"
+
+run="$work/runs/cut"
+on_hosts train "$work/tiny.toml" --set "out=\"$run\"" --set train.steps=1000000 --set checkpoint.every=5 \
+    --set checkpoint.keep_every=5 --set schedule.end_step=20 --set parallel.timeout=3 >"$work/cut.log" 2>&1 &
+job=$!
+until [ -e "$run/checkpoints/step-00000010/MANIFEST.json" ]; do sleep 0.1; done
+ip link set nextword-v3 down
+start=$SECONDS
+code=0
+wait "$job" || code=$?
+took=$((SECONDS - start))
+ip link set nextword-v3 up
+cat "$work/cut.log"
+[ $code -ne 0 ] && [ $code -ne 124 ] || { echo "failed: exit code $code after a host was cut off" >&2; exit 1; }
+[ $took -le 15 ] || { echo "failed: the job ended $took s after a host was cut off" >&2; exit 1; }
+find "$run/checkpoints" -maxdepth 1 -name 'step-*' ! -name 'step-00000005' -exec rm -r {} +
+"$program" resume "$run" --quiet --set train.steps=20
+for file in model optimizer; do
+    cmp "$work/alone/checkpoints/step-00000020/$file.safetensors" "$run/checkpoints/step-00000020/$file.safetensors"
+done
+echo "a host without a network: ended in $took s with exit code $code, and resumed, in $SECONDS s"

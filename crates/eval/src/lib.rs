@@ -44,6 +44,7 @@ pub use error::EvalError;
 pub use loss::{BatchLoss, LossReport, batch_losses, evaluate};
 pub use tasks::{TaskReport, evaluate_task, evaluate_task_with};
 pub use text::{
-    EvalProgress, TextReport, TextSettings, evaluate_text, evaluate_text_with, text_windows,
+    EvalProgress, TextReport, TextSettings, TextWindows, evaluate_text, evaluate_text_with,
+    text_windows,
 };
 pub use token_scores::{TokenScore, for_each_logits, score_tokens};

@@ -137,21 +137,12 @@ pub fn evaluate_text_with(
     settings: TextSettings,
     on_progress: &mut dyn FnMut(EvalProgress),
 ) -> Result<TextReport, EvalError> {
-    let scored = [Architecture::Decoder, Architecture::Prefix];
-    model
-        .config()
-        .require(&scored, "compute the probability of a text")?;
-    let (tokens, vocab_size) = (tokenizer.vocab_size(), model.config().vocab_size);
-    // A padded vocabulary is larger than the tokenizer's, never smaller.
-    if tokens > vocab_size {
-        return Err(EvalError::WrongTokenizer { tokens, vocab_size });
-    }
-    let context_length = model.config().context_length;
-    let text = read(
+    let text = TextWindows::read(
+        model,
         tokenizer,
         special,
         chunks,
-        (settings.packing, context_length),
+        settings.packing,
         on_progress,
     )?;
     let all = text.windows.len() as u64;
@@ -160,16 +151,7 @@ pub fn evaluate_text_with(
         on_progress(EvalProgress::Windows { done, all });
     };
     let loss = evaluate_with(model, &text.windows, settings.batch_size, &mut on_batch)?;
-    Ok(TextReport {
-        loss: loss.with_bytes(text.bytes),
-        documents: text.documents,
-        bytes: text.bytes,
-        uncounted_bytes: text.uncounted_bytes,
-        unknown: text.unknown,
-        parts: text.parts,
-        counts_eos: text.around.suffix.is_some(),
-        prefix: text.around.prefix,
-    })
+    Ok(text.report(loss))
 }
 
 /// The windows in which [`evaluate_text`] evaluates documents, of at most `context_length` tokens: to evaluate the same
@@ -207,8 +189,27 @@ pub fn text_windows(
     Ok(text.windows)
 }
 
-/// Documents as windows.
-struct TextWindows {
+/// Documents as windows: [`evaluate_text`] in two steps, so that several processes can share the windows.
+///
+/// ```
+/// use burn::tensor::Device;
+/// use nextword_data::{Packing, TextChunk, load_tokenizer};
+/// use nextword_eval::{TextSettings, TextWindows, evaluate, evaluate_text};
+/// use nextword_model::ModelDir;
+///
+/// let folder = ModelDir::open("../../docs/models/letters".as_ref())?;
+/// let model = folder.load(&Device::flex())?;
+/// let tokenizer = load_tokenizer(folder.tokenizer_path())?;
+/// let (tokenizer, special) = (&*tokenizer, &folder.card.special);
+/// let chunk = || TextChunk { text: "The cat saw a bird.".to_owned(), is_first: true, is_last: true };
+/// let text = TextWindows::read(&model, tokenizer, special, [Ok(chunk())], Packing::Packed, &mut |_| {})?;
+/// let loss = evaluate(&model, text.windows(), 16)?; // or `batch_losses` of some of the batches
+/// let expected = evaluate_text(&model, tokenizer, special, [Ok(chunk())], TextSettings::default())?;
+/// assert_eq!(text.report(loss), expected);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct TextWindows {
     windows: EvalWindows,
     around: Around,
     documents: u64,
@@ -216,6 +217,52 @@ struct TextWindows {
     uncounted_bytes: u64,
     unknown: usize,
     parts: usize,
+}
+
+impl TextWindows {
+    /// Reads documents into windows that fit `model`, as [`evaluate_text_with`].
+    ///
+    /// # Errors
+    /// As [`evaluate_text`].
+    pub fn read(
+        model: &Transformer,
+        tokenizer: &dyn Tokenizer,
+        special: &ModelTokens,
+        chunks: impl IntoIterator<Item = Result<TextChunk, DataError>>,
+        packing: Packing,
+        on_progress: &mut dyn FnMut(EvalProgress),
+    ) -> Result<Self, EvalError> {
+        let scored = [Architecture::Decoder, Architecture::Prefix];
+        model
+            .config()
+            .require(&scored, "compute the probability of a text")?;
+        let (tokens, vocab_size) = (tokenizer.vocab_size(), model.config().vocab_size);
+        // A padded vocabulary is larger than the tokenizer's, never smaller.
+        if tokens > vocab_size {
+            return Err(EvalError::WrongTokenizer { tokens, vocab_size });
+        }
+        let shape = (packing, model.config().context_length);
+        read(tokenizer, special, chunks, shape, on_progress)
+    }
+
+    /// The windows.
+    pub fn windows(&self) -> &EvalWindows {
+        &self.windows
+    }
+
+    /// The report of the text, from the loss over its windows.
+    pub fn report(self, loss: LossReport) -> TextReport {
+        TextReport {
+            loss: loss.with_bytes(self.bytes),
+            documents: self.documents,
+            bytes: self.bytes,
+            uncounted_bytes: self.uncounted_bytes,
+            unknown: self.unknown,
+            parts: self.parts,
+            counts_eos: self.around.suffix.is_some(),
+            prefix: self.around.prefix,
+        }
+    }
 }
 
 /// Reads documents into windows of `context_length` tokens.
@@ -281,6 +328,7 @@ fn read(
 }
 
 /// How each document is read: the tokens put around it, and whether for an imported model.
+#[derive(Debug)]
 struct Around {
     is_imported: bool,
     prefix: Vec<u32>,

@@ -126,6 +126,28 @@ pub fn sum_of_squares<'a>(tensors: impl Iterator<Item = &'a Tensor<1>>) -> Optio
         .reduce(|a, b| a + b)
 }
 
+/// Number of values whose squares [`squares_by_chunk`] adds.
+pub const SQUARES_CHUNK: usize = crate::cpu::par::CHUNK;
+
+/// The sums of the squares of each [`SQUARES_CHUNK`] of `values`, on the CPU. Their sum over all tensors, from left to
+/// right and rounded to f32, has the bits of [`sum_of_squares`] on flex: so it can be computed in parts, which begin at
+/// multiples of the chunk.
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use nextword_kernels::{SQUARES_CHUNK, squares_by_chunk, sum_of_squares};
+///
+/// let values: Vec<f32> = (0..SQUARES_CHUNK + 5).map(|i| (i as f32).sin()).collect();
+/// let (left, right) = values.split_at(SQUARES_CHUNK);
+/// let parts = [squares_by_chunk(left), squares_by_chunk(right)].concat();
+/// let whole = Tensor::<1>::from_floats(values.as_slice(), &Device::flex());
+/// let expected: f32 = sum_of_squares([&whole].into_iter()).unwrap().into_scalar();
+/// assert_eq!(parts.iter().sum::<f64>() as f32, expected);
+/// ```
+pub fn squares_by_chunk(values: &[f32]) -> Vec<f64> {
+    crate::cpu::sum_of_squares::by_chunk(&[values])
+}
+
 #[cfg(feature = "flex")]
 mod fast {
     use burn::backend::Flex;

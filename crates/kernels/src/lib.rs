@@ -79,7 +79,7 @@ mod rotary_tables;
 mod tests;
 
 pub use activation::{activate, gate};
-pub use adamw::{Moments, adamw, sum_of_squares};
+pub use adamw::{Moments, SQUARES_CHUNK, adamw, squares_by_chunk, sum_of_squares};
 pub use attention::{attention, attention_paged};
 pub use attention_options::{AttentionDropout, AttentionOptions};
 pub use cpu::exp_f64::{exp_logits, exp_nonpositive};

@@ -54,6 +54,7 @@ mod model_dir;
 mod model_tokens;
 mod norm;
 mod origin;
+mod parts;
 mod position;
 pub mod presets;
 mod probe;

@@ -132,7 +132,7 @@ impl Transformer {
 
     /// The first block with a trained parameter, or the number of blocks if there is none; `None` if the embeddings
     /// are trained.
-    fn lowest_trained_part(&self) -> Option<usize> {
+    pub(crate) fn lowest_trained_part(&self) -> Option<usize> {
         let embeddings = is_trained(&self.token_embedding)
             || self.position_embedding.as_ref().is_some_and(is_trained)
             || self.embedding_norm.as_ref().is_some_and(is_trained);

@@ -44,11 +44,10 @@ fn main() -> Result<(), ParallelError> {
         let outgoing = buckets();
         group.gather(Vec::new())?; // All ranks begin at the same time.
         let start = Instant::now();
-        let last = outgoing.len().saturating_sub(1);
-        for (index, bucket) in outgoing.into_iter().enumerate() {
-            group.start_sum(bucket, index == last)?;
+        for bucket in outgoing {
+            group.start_sum(bucket)?;
         }
-        let sums = starts.iter().map(|_| group.finish_sum());
+        let sums = starts.iter().map(|_| group.finish_numbers());
         let sums = sums.collect::<Result<Vec<_>, _>>()?;
         fastest = fastest.min(start.elapsed().as_secs_f64());
         for (index, sum) in sums.iter().flatten().enumerate().step_by(997) {

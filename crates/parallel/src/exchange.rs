@@ -14,10 +14,16 @@ const IDLE: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(crate) enum Request {
     /// Sums of equally long slices over all ranks.
-    Sum {
+    Sum(Vec<f32>),
+    /// The same, of which this rank gets its part only.
+    Reduce {
         values: Vec<f32>,
-        /// Whether no other sum follows at once.
-        is_last: bool,
+        parts: Vec<Range<usize>>,
+    },
+    /// The parts of all ranks.
+    Collect {
+        part: Vec<f32>,
+        parts: Vec<Range<usize>>,
     },
     /// The bytes of all ranks.
     Gather(Vec<u8>),
@@ -28,7 +34,7 @@ pub(crate) enum Request {
 /// The answers, in the order of the requests.
 #[derive(Debug)]
 pub(crate) enum Response {
-    Sum(Vec<f32>),
+    Numbers(Vec<f32>),
     Gathered(Vec<Vec<u8>>),
 }
 
@@ -45,21 +51,21 @@ pub(crate) fn serve(
             transport.abort(code);
             return;
         }
-        let request = match requests.recv_timeout(IDLE) {
-            Ok(request) => request,
-            Err(RecvTimeoutError::Timeout) => continue,
+        // What is left of a sum is sent at once if there is nothing to send with it.
+        let wait = if sums.pending.is_some() {
+            Duration::ZERO
+        } else {
+            IDLE
+        };
+        let request = match requests.recv_timeout(wait) {
+            Ok(request) => Some(request),
+            Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => return,
         };
         let respond = |response| responses.send(Ok(response)).is_ok();
         let served = match request {
-            Request::Sum { values, is_last } => {
-                let respond = |sum| respond(Response::Sum(sum));
-                sums.add(&mut transport, values, is_last, respond)
-            }
-            Request::Gather(bytes) => transport
-                .gather_bytes(&bytes)
-                .map(|all| respond(Response::Gathered(all))),
-            Request::Close => return,
+            Some(Request::Close) => return,
+            request => sums.serve(&mut transport, request, respond),
         };
         match served {
             Ok(true) => {}
@@ -71,7 +77,8 @@ pub(crate) fn serve(
 }
 
 /// Sums over all ranks: each adds its part of the numbers, in the order of the tree, and sends the sums to all. What one
-/// sum sends at last and the next one at first are sent together.
+/// sum sends at last and the next one at first are sent together, if the next one was requested by then. All ranks send
+/// in the same order in either case.
 #[derive(Default)]
 struct Sums {
     received: Vec<f32>,
@@ -97,41 +104,70 @@ impl Pending {
 }
 
 impl Sums {
-    /// Replaces `values` by their sums. Calls `respond` with the previous ones, if they are pending, and with these if
-    /// they are the last. Returns false if nobody waits for them.
+    /// Serves a request; without one, finishes the pending sum. Returns false if nobody waits for the response.
+    fn serve(
+        &mut self,
+        transport: &mut impl Transport,
+        request: Option<Request>,
+        respond: impl Fn(Response) -> bool,
+    ) -> Result<bool, ParallelError> {
+        if let Some(Request::Sum(values)) = request {
+            let parts = parts(values.len(), transport.size());
+            let pending = self.pending.take();
+            let (own, pending) = self.add(transport, &values, &parts, pending)?;
+            self.pending = Some(Pending { values, parts, own });
+            return Ok(pending.is_none_or(|done| respond(Response::Numbers(done))));
+        }
+        if let Some(mut pending) = self.pending.take() {
+            transport.gather(pending.gather())?;
+            if !respond(Response::Numbers(pending.values)) {
+                return Ok(false);
+            }
+        }
+        let response = match request {
+            Some(Request::Reduce { values, parts }) => {
+                Response::Numbers(self.add(transport, &values, &parts, None)?.0)
+            }
+            Some(Request::Collect { part, parts }) => {
+                let mut values = vec![0.0; parts.last().map_or(0, |last| last.end)];
+                transport.gather(Gather {
+                    part: &part,
+                    parts: &parts,
+                    values: &mut values,
+                })?;
+                Response::Numbers(values)
+            }
+            Some(Request::Gather(bytes)) => Response::Gathered(transport.gather_bytes(&bytes)?),
+            Some(Request::Sum(_) | Request::Close) | None => return Ok(true),
+        };
+        Ok(respond(response))
+    }
+
+    /// The sums of this rank's part of `values`. Sends what is left of `pending` at the same time, and returns its sums.
     fn add(
         &mut self,
         transport: &mut impl Transport,
-        values: Vec<f32>,
-        is_last: bool,
-        mut respond: impl FnMut(Vec<f32>) -> bool,
-    ) -> Result<bool, ParallelError> {
+        values: &[f32],
+        parts: &[Range<usize>],
+        pending: Option<Pending>,
+    ) -> Result<(Vec<f32>, Option<Vec<f32>>), ParallelError> {
         let (rank, size) = (transport.rank(), transport.size());
-        let parts = parts(values.len(), size);
         let len = parts[rank].len();
         self.received.resize(size * len, 0.0);
         let scatter = Scatter {
-            values: &values,
-            parts: &parts,
+            values,
+            parts,
             received: &mut self.received,
         };
-        if let Some(mut pending) = self.pending.take() {
-            transport.scatter_and_gather(scatter, pending.gather())?;
-            if !respond(pending.values) {
-                return Ok(false);
-            }
+        let done = if let Some(mut pending) = pending {
+            transport.gather_and_scatter(pending.gather(), scatter)?;
+            Some(pending.values)
         } else {
             transport.scatter(scatter)?;
-        }
+            None
+        };
         add_parts(&mut self.received, size);
-        let own = self.received[..len].to_vec();
-        let mut pending = Pending { values, parts, own };
-        if !is_last {
-            self.pending = Some(pending);
-            return Ok(true);
-        }
-        transport.gather(pending.gather())?;
-        Ok(respond(pending.values))
+        Ok((self.received[..len].to_vec(), done))
     }
 }
 

@@ -1,10 +1,12 @@
 //! A group of ranks, as one of them sees it.
 
 mod starting;
+mod waiting;
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -13,13 +15,6 @@ use crate::exchange::{Request, Response};
 use crate::peers::Peer;
 use crate::{Control, ParallelError, Transport, threads};
 use starting::Starting;
-
-/// How often a waiting rank checks whether the others still run.
-const CHECK: Duration = Duration::from_millis(250);
-
-/// How long a rank waits for others on other machines after it was asked to stop: another rank may be gone, but may
-/// also be saving.
-const GRACE: Duration = Duration::from_secs(20);
 
 /// The longest time that a rank waits for another by default: one that saves a large model.
 const TIMEOUT: Duration = Duration::from_mins(30);
@@ -57,6 +52,8 @@ struct Link {
 struct Settings {
     timeout: Duration,
     is_stopping: Box<dyn Fn() -> bool + Send>,
+    /// Whether the next answer may take as long as a save.
+    expects_save: bool,
 }
 
 impl fmt::Debug for Group {
@@ -178,17 +175,19 @@ impl Group {
     }
 
     /// Sets the function that says whether this rank was asked to stop. If it was, the others may be gone: it does not
-    /// wait for those on other machines for long, until [`wait_for_save`](Self::wait_for_save).
+    /// wait for those on other machines for long, except after [`expect_save`](Self::expect_save).
     pub fn watch(&self, is_stopping: impl Fn() -> bool + Send + 'static) {
         if let Some(link) = &self.0.link {
             lock(&link.settings).is_stopping = Box::new(is_stopping);
         }
     }
 
-    /// Waits for other ranks up to the timeout, even if this one was asked to stop: to be called when all have agreed to
-    /// stop, because rank 0 then saves while the others wait.
-    pub fn wait_for_save(&self) {
-        self.watch(|| false);
+    /// Waits for the next answer of the others up to the timeout, even if this rank was asked to stop: to be called when
+    /// rank 0 saves, validates or samples before it answers, while the others wait.
+    pub fn expect_save(&self) {
+        if let Some(link) = &self.0.link {
+            lock(&link.settings).expects_save = true;
+        }
     }
 
     /// The time that this rank has waited for others so far.
@@ -205,26 +204,51 @@ impl Group {
         if self.0.link.is_none() {
             return Ok(values);
         }
-        self.start_sum(values, true)?;
-        self.finish_sum()
+        self.start_sum(values)?;
+        self.finish_numbers()
     }
 
-    /// Starts a [`sum`](Self::sum) in the background, and says whether it `is_last`: otherwise, another one must be started
-    /// next, on all ranks, and the two share the network. A rank that is alone has none to start.
+    /// Starts a [`sum`](Self::sum) in the background. A rank that is alone has none to start.
     ///
     /// # Errors
     /// [`ParallelError::Lost`] if the group has ended.
-    pub fn start_sum(&self, values: Vec<f32>, is_last: bool) -> Result<(), ParallelError> {
-        self.request(Request::Sum { values, is_last })
+    pub fn start_sum(&self, values: Vec<f32>) -> Result<(), ParallelError> {
+        self.request(Request::Sum(values))
     }
 
-    /// The result of the first sum that was started and not finished.
+    /// Starts a sum of which each rank gets its part: rank `r` the sums of `values[parts[r]]`. All ranks have the same
+    /// `parts`, one for each rank.
+    ///
+    /// # Errors
+    /// [`ParallelError::Lost`] if the group has ended.
+    pub fn start_reduce(
+        &self,
+        values: Vec<f32>,
+        parts: Vec<Range<usize>>,
+    ) -> Result<(), ParallelError> {
+        self.request(Request::Reduce { values, parts })
+    }
+
+    /// Starts sending this rank's `part` to all, which then have the numbers of all ranks: those of rank `r` in `parts[r]`.
+    /// All ranks have the same `parts`, consecutive ranges.
+    ///
+    /// # Errors
+    /// [`ParallelError::Lost`] if the group has ended.
+    pub fn start_collect(
+        &self,
+        part: Vec<f32>,
+        parts: Vec<Range<usize>>,
+    ) -> Result<(), ParallelError> {
+        self.request(Request::Collect { part, parts })
+    }
+
+    /// The result of what was [started](Self::start_sum) first and is not finished.
     ///
     /// # Errors
     /// [`ParallelError`] if a rank is gone or does not answer.
-    pub fn finish_sum(&self) -> Result<Vec<f32>, ParallelError> {
+    pub fn finish_numbers(&self) -> Result<Vec<f32>, ParallelError> {
         match self.response()? {
-            Response::Sum(values) => Ok(values),
+            Response::Numbers(values) => Ok(values),
             Response::Gathered(_) => Err(self.ended()),
         }
     }
@@ -240,7 +264,7 @@ impl Group {
         self.request(Request::Gather(bytes))?;
         match self.response()? {
             Response::Gathered(all) => Ok(all),
-            Response::Sum(_) => Err(self.ended()),
+            Response::Numbers(_) => Err(self.ended()),
         }
     }
 
@@ -295,7 +319,7 @@ impl Group {
         let Some(link) = &self.0.link else {
             return Ok(());
         };
-        self.wait_for_save();
+        self.expect_save();
         self.gather(Vec::new())?;
         self.request(Request::Close)?;
         if let Some(thread) = lock(&link.thread).take() {
@@ -328,47 +352,6 @@ impl Group {
             Some(link) => link.requests.send(request).map_err(|_| self.ended()),
             None => Ok(()),
         }
-    }
-
-    /// Waits for the next response.
-    fn response(&self) -> Result<Response, ParallelError> {
-        let Some(link) = &self.0.link else {
-            return Err(self.ended());
-        };
-        let start = Instant::now();
-        let responses = lock(&link.responses);
-        let response = loop {
-            match responses.recv_timeout(CHECK) {
-                Ok(response) => break response,
-                Err(RecvTimeoutError::Timeout) => self.check_others(link, start.elapsed())?,
-                Err(RecvTimeoutError::Disconnected) => break Err(self.ended()),
-            }
-        };
-        let waited = start.elapsed().as_nanos() as u64;
-        link.waited.fetch_add(waited, Ordering::Relaxed);
-        response
-    }
-
-    /// Whether there is still something to wait for after `waited`.
-    fn check_others(&self, link: &Link, waited: Duration) -> Result<(), ParallelError> {
-        if let Some(rank) = self.lost_rank() {
-            return Err(ParallelError::Lost {
-                rank: self.name(rank),
-            });
-        }
-        let settings = lock(&link.settings);
-        let peers = &self.0.peers;
-        let own = &peers[self.rank()];
-        let is_local = peers.iter().all(|peer| peer.is_visible_to(own));
-        if !is_local && waited > GRACE && (settings.is_stopping)() {
-            return Err(ParallelError::Lost {
-                rank: "another rank".to_string(),
-            });
-        }
-        if waited > settings.timeout {
-            return Err(ParallelError::Timeout { waited });
-        }
-        Ok(())
     }
 
     /// The error of a group whose thread has ended.

@@ -10,6 +10,7 @@
 //! | the ranks and what they exchange | [`Group`] |
 //! | how the micro-batches of a step are divided | [`Division`] |
 //! | the order of additions | [`TreeSum`] |
+//! | how the state of an optimizer is divided | [`Shards`] |
 //! | what `mpirun` or `srun` started | [`Launched`] |
 //! | another way to move bytes | [`Transport`] |
 //!
@@ -26,6 +27,7 @@
 //! # Ok::<(), nextword_parallel::ParallelError>(())
 //! ```
 
+mod children;
 mod control;
 mod division;
 mod error;
@@ -35,15 +37,18 @@ mod launch;
 #[cfg(feature = "mpi")]
 mod mpi_transport;
 mod peers;
+mod shards;
 mod threads;
 mod transport;
 mod tree;
 
+pub use children::has_child;
 pub use control::Control;
 pub use division::Division;
 pub use error::ParallelError;
 pub use group::Group;
 pub use launch::{Launched, launch_command};
+pub use shards::{ShardedParameter, Shards};
 pub use transport::{Gather, Scatter, Transport};
 pub use tree::{TreeSum, largest_stack};
 

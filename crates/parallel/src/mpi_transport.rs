@@ -96,17 +96,18 @@ impl MpiTransport {
         });
         let world = &self.world;
         scope(|scope| {
-            let scattered = scatter.as_mut().map(|(outgoing, incoming)| {
-                world.immediate_all_to_all_varcount_into(scope, outgoing, incoming)
-            });
+            // In this order on all ranks: MPI matches collective calls by it.
             let gathered = gather.as_mut().map(|(part, values)| {
                 world.immediate_all_gather_varcount_into(scope, *part, values)
             });
+            let scattered = scatter.as_mut().map(|(outgoing, incoming)| {
+                world.immediate_all_to_all_varcount_into(scope, outgoing, incoming)
+            });
             // Each test makes progress on both.
-            if let Some(request) = scattered {
+            if let Some(request) = gathered {
                 self.wait(request);
             }
-            if let Some(request) = gathered {
+            if let Some(request) = scattered {
                 self.wait(request);
             }
         });
@@ -182,10 +183,10 @@ impl Transport for MpiTransport {
         Ok(())
     }
 
-    fn scatter_and_gather(
+    fn gather_and_scatter(
         &mut self,
-        scatter: Scatter<'_>,
         gather: Gather<'_>,
+        scatter: Scatter<'_>,
     ) -> Result<(), ParallelError> {
         self.move_parts(Some(scatter), Some(gather));
         Ok(())

@@ -55,17 +55,17 @@ pub trait Transport {
     /// [`ParallelError::Lost`] if a rank is gone.
     fn gather(&mut self, gather: Gather<'_>) -> Result<(), ParallelError>;
 
-    /// Does both, at the same time if it can.
+    /// Does both, at the same time if it can. Another rank may make the two calls one after the other, in this order.
     ///
     /// # Errors
     /// [`ParallelError::Lost`] if a rank is gone.
-    fn scatter_and_gather(
+    fn gather_and_scatter(
         &mut self,
-        scatter: Scatter<'_>,
         gather: Gather<'_>,
+        scatter: Scatter<'_>,
     ) -> Result<(), ParallelError> {
-        self.scatter(scatter)?;
-        self.gather(gather)
+        self.gather(gather)?;
+        self.scatter(scatter)
     }
 
     /// Sends `bytes` to all ranks and returns those of all ranks, which may have different lengths.

@@ -38,6 +38,23 @@ impl<T> TreeSum<T> {
         self.stack.push((terms, sum));
     }
 
+    /// The sums to which a last term is added from the left, in this order: `sum = add(left, sum)` for each gives what
+    /// [`push`](Self::push) and [`finish`](Self::finish) would, also part by part of a term.
+    ///
+    /// ```
+    /// use nextword_parallel::TreeSum;
+    ///
+    /// let mut tree = TreeSum::default();
+    /// for term in ["a", "b", "c"] {
+    ///     tree.push(term.to_string(), |left, right| format!("({left}{right})"));
+    /// }
+    /// let left = tree.into_sums_before_last();
+    /// assert_eq!(left, ["c", "(ab)"]); // A last term d gives ((ab)(cd)).
+    /// ```
+    pub fn into_sums_before_last(self) -> Vec<T> {
+        self.stack.into_iter().rev().map(|(_, sum)| sum).collect()
+    }
+
     /// The sum of all terms; `None` without any.
     pub fn finish(mut self, mut add: impl FnMut(T, T) -> T) -> Option<T> {
         let (_, mut sum) = self.stack.pop()?;

@@ -166,11 +166,17 @@ pub struct ParallelConfig {
     /// Seconds that a rank waits for the others before it ends the run: more than rank 0 takes to validate, sample and
     /// save.
     pub timeout: u64,
+    /// Whether each rank has a part of the optimizer's moments and updates that part of the weights (`ZeRO` stage 1,
+    /// Rajbhandari et al. 2019, arXiv 1910.02054). The results and the checkpoints are the same.
+    pub shard_optimizer: bool,
 }
 
 impl Default for ParallelConfig {
     fn default() -> Self {
-        Self { timeout: 1800 }
+        Self {
+            timeout: 1800,
+            shard_optimizer: false,
+        }
     }
 }
 

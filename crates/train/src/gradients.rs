@@ -46,6 +46,13 @@ impl Gradients {
         }
     }
 
+    /// Those whose names are selected, and the others.
+    pub(crate) fn partition(self, is_selected: impl Fn(&str) -> bool) -> (Self, Self) {
+        let by_name = self.by_name.into_iter();
+        let (selected, others) = by_name.partition(|(name, _)| is_selected(name));
+        (Self::from_map(selected), Self::from_map(others))
+    }
+
     /// Adds the gradients of another micro-batch.
     pub(crate) fn add(&mut self, other: Self) {
         for (name, gradient) in other.by_name {
@@ -94,6 +101,10 @@ impl Gradients {
     /// Iterates over the names, in order, and the flat gradients before clipping.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor<1>)> {
         self.by_name.iter().map(|(name, g)| (name.as_str(), g))
+    }
+
+    pub(crate) fn remove(&mut self, name: &str) -> Option<Tensor<1>> {
+        self.by_name.remove(name)
     }
 
     pub(crate) fn into_map(self) -> BTreeMap<String, Tensor<1>> {

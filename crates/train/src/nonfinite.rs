@@ -32,15 +32,11 @@ pub(crate) fn first_nonfinite_activation(
     None
 }
 
-/// Describes the first gradient that is not finite.
-pub(crate) fn first_nonfinite_gradient(gradients: &Gradients) -> String {
-    let non_finite = gradients
-        .iter()
-        .find(|(_, gradient)| !all_finite((*gradient).clone()));
-    match non_finite {
-        Some((name, _)) => format!("the gradient of `{name}` is not finite"),
-        None => "the loss or the gradient norm is not finite".to_string(),
-    }
+/// The name of the first gradient that is not finite.
+pub(crate) fn first_nonfinite_gradient(gradients: &Gradients) -> Option<String> {
+    let mut gradients = gradients.iter();
+    let found = gradients.find(|(_, gradient)| !all_finite((*gradient).clone()));
+    found.map(|(name, _)| name.to_string())
 }
 
 /// Describes the first NaN or infinity of a validation: in a weight, or in an activation of the forward

@@ -1,14 +1,18 @@
 //! Optimizer updates, without the loop around them.
 
+use std::sync::OnceLock;
+
 use burn::module::Module;
 use burn::tensor::Tensor;
+use nextword_base::hash::sha256_hex;
 use nextword_data::TokenBatch;
 use nextword_model::Transformer;
-use nextword_parallel::Group;
+use nextword_parallel::{Group, ParallelError, Shards};
 
-use crate::ranks::sum_over_ranks;
+use crate::optimizer::with_weights;
+use crate::ranks::{Exchanged, GradientExchange, ShardLayout};
 use crate::reduction::StepPart;
-use crate::step::{part_gradients, read_scalars};
+use crate::step::{part_gradients, read_scalars, send_part_gradients};
 use crate::{Gradients, Optimizer, OptimizerConfig, PreferenceMetrics, TrainError};
 
 /// A model with its optimizer: makes updates on given batches. The trainers are loops around it; use it
@@ -38,6 +42,10 @@ pub struct Stepper {
     clip_norm: f64,
     seed: u64,
     recompute: bool,
+    /// How the ranks share the moments; `None` if each has all of them.
+    shards: Option<Shards>,
+    /// Names and lengths of the gradients that the ranks exchange in each step.
+    layout: OnceLock<Vec<(String, usize)>>,
 }
 
 /// Loss and gradients of one step, before the update.
@@ -46,8 +54,10 @@ pub(crate) struct StepGradients {
     pub(crate) loss: f64,
     /// Global norm of the gradients before clipping.
     pub(crate) norm: f64,
-    /// The gradients, not clipped.
+    /// The gradients, not clipped, or this rank's part of them.
     pub(crate) gradients: Gradients,
+    /// How the ranks share them.
+    pub(crate) sharded: Option<ShardLayout>,
     /// Rewards and log probabilities, in runs on preferences.
     pub(crate) preferences: PreferenceMetrics,
 }
@@ -62,6 +72,22 @@ impl StepGradients {
             loss,
             norm,
             gradients,
+            sharded: None,
+            preferences: PreferenceMetrics::default(),
+        }
+    }
+
+    /// Those of all ranks.
+    fn exchanged(found: Exchanged) -> Self {
+        let Some(norm) = found.norm else {
+            return Self::new(found.loss, found.gradients);
+        };
+        let loss = nextword_model::weights::to_f32_vec(found.loss.into_data());
+        Self {
+            loss: loss.first().map_or(f64::NAN, |loss| f64::from(*loss)),
+            norm,
+            gradients: found.gradients,
+            sharded: found.sharded,
             preferences: PreferenceMetrics::default(),
         }
     }
@@ -99,7 +125,14 @@ impl Stepper {
             clip_norm,
             seed,
             recompute,
+            shards: None,
+            layout: OnceLock::new(),
         }
+    }
+
+    /// Lets this rank have only its part of the moments, which `optimizer` has.
+    pub(crate) fn with_shards(self, shards: Option<Shards>) -> Self {
+        Self { shards, ..self }
     }
 
     /// Makes update `step` on the micro-batches `batches` at learning rate `lr`; `max_lr` is the
@@ -127,9 +160,45 @@ impl Stepper {
         step: u64,
         group: &Group,
     ) -> Result<StepGradients, TrainError> {
-        let (loss, gradients) = self.part_gradients(batches, part, step);
-        let (loss, gradients) = sum_over_ranks(group, loss, gradients)?;
-        Ok(StepGradients::new(loss, gradients))
+        if group.size() == 1 {
+            let (loss, gradients) = self.part_gradients(batches, part, step);
+            return Ok(StepGradients::new(loss, gradients));
+        }
+        let mut exchange = GradientExchange::new(group, self.shards.as_ref());
+        let (model, random) = (self.model(), (self.seed, step));
+        let loss = send_part_gradients(
+            model,
+            batches,
+            part,
+            random,
+            self.recompute,
+            |name, gradient| exchange.send(name, gradient),
+        )?;
+        let layout = exchange.layout().to_vec();
+        let found = exchange.finish(loss)?;
+        self.check_layout(layout, group)?;
+        Ok(StepGradients::exchanged(found))
+    }
+
+    /// Checks that all ranks exchange the same gradients in the same order in each step.
+    fn check_layout(&self, layout: Vec<(String, usize)>, group: &Group) -> Result<(), TrainError> {
+        let subject = "the gradients that it computes";
+        let hint = "please report this";
+        match self.layout.get() {
+            Some(first) if *first == layout => Ok(()),
+            Some(_) => Err(ParallelError::Differs {
+                rank: group.name(group.rank()),
+                subject: subject.to_string(),
+                problem: format!("others than in the first step; hint: {hint}"),
+            }
+            .into()),
+            None => {
+                let hash = sha256_hex(format!("{layout:?}").as_bytes());
+                group.check_equal(&format!("{subject} (SHA-256)"), &hash, hint)?;
+                self.layout.get_or_init(|| layout);
+                Ok(())
+            }
+        }
     }
 
     fn part_gradients(
@@ -149,6 +218,30 @@ impl Stepper {
             // With sole ownership, the weights are updated in place.
             self.model = Some(self.optimizer.update(model, gradients, lr, max_lr));
         }
+    }
+
+    /// As [`update`](Self::update), on all ranks. With shards, each updates its part and gets the others.
+    pub(crate) fn update_on_ranks(
+        &mut self,
+        mut step: StepGradients,
+        lr: f64,
+        max_lr: f64,
+        group: &Group,
+    ) -> Result<(), TrainError> {
+        let (Some(shards), Some(layout), Some(model)) =
+            (&self.shards, step.sharded.take(), &self.model)
+        else {
+            self.update(step, lr, max_lr);
+            return Ok(());
+        };
+        let gradients = step.gradients.clip(step.norm, self.clip_norm);
+        let shard = (shards, group.rank());
+        let own = self
+            .optimizer
+            .update_shard(model, gradients, shard, lr, max_lr);
+        let weights = layout.collect(group, shards, &own)?;
+        self.model = self.model.take().map(|model| with_weights(model, weights));
+        Ok(())
     }
 
     /// The current model, on an autodiff device.

@@ -7,6 +7,11 @@ use super::simd::{Ops, dispatch, for_lanes, load_part};
 
 /// Sum of the squares of all elements, accumulated in f64 over fixed chunks in a fixed order.
 pub(crate) fn sum_of_squares(arrays: &[&[f32]]) -> f64 {
+    by_chunk(arrays).iter().sum()
+}
+
+/// The sum of the squares of each chunk of each array.
+pub(crate) fn by_chunk(arrays: &[&[f32]]) -> Vec<f64> {
     let chunks: Vec<&[f32]> = arrays
         .iter()
         .flat_map(|array| array.chunks(CHUNK))
@@ -17,7 +22,7 @@ pub(crate) fn sum_of_squares(arrays: &[&[f32]]) -> f64 {
         // SAFETY: `i` is below the number of chunks, and each chunk has its own sum.
         unsafe { *sums_ptr.at(i) = chunk(chunks[i]) };
     });
-    sums.iter().sum()
+    sums
 }
 
 dispatch!(fn chunk(x: &[f32]) -> f64 => body);

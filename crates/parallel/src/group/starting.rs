@@ -63,6 +63,7 @@ impl Starting {
         let settings = Settings {
             timeout: TIMEOUT,
             is_stopping: Box::new(|| false),
+            expects_save: false,
         };
         Ok(Group(Arc::new(Inner {
             rank,

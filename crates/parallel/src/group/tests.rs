@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::waiting::GRACE;
 use super::*;
 use crate::TreeSum;
 
@@ -49,10 +50,13 @@ fn sums_that_were_started_finish_in_order() {
     let results = on_ranks(2, |group| {
         for n in 1..=5_u8 {
             let values = vec![f32::from(n); usize::from(n)];
-            group.start_sum(values, n == 2 || n == 5).unwrap();
+            group.start_sum(values).unwrap();
+            if n == 2 && group.is_first() {
+                std::thread::sleep(Duration::from_millis(100)); // The other rank sends two at a time, this one does not.
+            }
         }
         (0..5)
-            .map(|_| group.finish_sum().unwrap())
+            .map(|_| group.finish_numbers().unwrap())
             .collect::<Vec<_>>()
     });
     for result in results {
@@ -160,17 +164,44 @@ fn waits_long(group: &Group) -> bool {
 }
 
 #[test]
-fn a_stopped_rank_waits_long_for_other_machines_only_after_all_agreed_to_stop() {
+fn a_stopped_rank_waits_long_for_other_machines_only_while_rank_0_may_save() {
     on_ranks(2, |mut group| {
         let inner = Arc::get_mut(&mut group.0).unwrap();
         inner.peers[1 - inner.rank].host = "another machine".to_string();
         assert!(waits_long(&group));
         group.watch(|| true);
         assert!(!waits_long(&group));
-        group.wait_for_save();
+        group.expect_save();
         assert!(waits_long(&group));
-        group.watch(|| true);
+        group.gather(Vec::new()).unwrap(); // It has answered.
+        assert!(!waits_long(&group));
         group.finish().unwrap(); // Rank 0 may save before it calls this.
-        assert!(waits_long(&group));
     });
+}
+
+#[test]
+fn a_reduced_part_has_the_bits_of_the_whole_sum_and_is_collected_from_all_ranks() {
+    for size in [2, 3, 4] {
+        // One rank has no part.
+        let parts: Vec<_> = (0..size)
+            .scan(0, |end, rank| {
+                *end += 7 * rank;
+                Some(*end - 7 * rank..*end)
+            })
+            .collect();
+        let len = parts.last().unwrap().end;
+        let results = on_ranks(size, |group| {
+            let values: Vec<f32> = (0..len).map(|i| value(group.rank(), i)).collect();
+            group.start_sum(values.clone()).unwrap();
+            group.start_reduce(values, parts.clone()).unwrap();
+            let sum = group.finish_numbers().unwrap();
+            let own = group.finish_numbers().unwrap();
+            assert_eq!(own, sum[parts[group.rank()].clone()]);
+            group.start_collect(own, parts.clone()).unwrap();
+            (sum, group.finish_numbers().unwrap())
+        });
+        for (sum, collected) in results {
+            assert_eq!(sum, collected, "{size} ranks");
+        }
+    }
 }

@@ -169,8 +169,15 @@ impl Checkpoint {
         config: OptimizerConfig,
         device: &Device,
     ) -> Result<Optimizer, TrainError> {
-        let state = TensorFile::open(&self.path.join(OPTIMIZER))?;
+        let state = self.moments()?;
         Ok(Optimizer::restore(config, self.state.step, &state, device)?)
+    }
+}
+
+impl Checkpoint {
+    /// The moments, to be read tensor by tensor.
+    pub(crate) fn moments(&self) -> Result<TensorFile, TrainError> {
+        Ok(TensorFile::open(&self.path.join(OPTIMIZER))?)
     }
 }
 

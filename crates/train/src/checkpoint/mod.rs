@@ -17,6 +17,7 @@ use serde_json::Value;
 
 pub use load::{Checkpoint, DamagedCheckpoint, newest};
 pub use retention::{prune, quarantine, remove_temp_folders};
+pub(crate) use save::{MomentSource, save_model, save_trained_adapter};
 pub use save::{save, save_adapter};
 
 /// Format version of `state.json` and `MANIFEST.json`.

@@ -7,7 +7,7 @@ use nextword_base::atomic::AtomicFolder;
 use nextword_base::hash::{FileHash, hash_file};
 use nextword_model::weights::{self, FloatType};
 use nextword_model::{
-    Adapter, AdapterDir, BaseModel, ModelCard, ModelDir, ModelError, Transformer, write_atomically,
+    Adapter, AdapterDir, BaseModel, ModelCard, ModelDir, Transformer, write_atomically,
 };
 
 use super::{
@@ -50,7 +50,38 @@ pub fn save(
     tokenizer_json: &str,
     card: &ModelCard,
 ) -> Result<PathBuf, TrainError> {
-    write(folder, optimizer, state, |new| {
+    save_model(folder, model, &optimizer, state, tokenizer_json, card)
+}
+
+/// Where the moments of a checkpoint come from.
+pub(crate) trait MomentSource {
+    /// Names (`NAME.first`, `NAME.second`) and lengths of the tensors, in the order of the names.
+    fn tensors(&self) -> Vec<(String, usize)>;
+
+    /// The values of a tensor.
+    fn values(&self, name: &str) -> Result<Vec<f32>, TrainError>;
+}
+
+impl MomentSource for &Optimizer {
+    fn tensors(&self) -> Vec<(String, usize)> {
+        self.state_tensors()
+    }
+
+    fn values(&self, name: &str) -> Result<Vec<f32>, TrainError> {
+        Ok(self.state_values(name))
+    }
+}
+
+/// As [`save`], with moments from anywhere.
+pub(crate) fn save_model(
+    folder: &Path,
+    model: &Transformer,
+    moments: &dyn MomentSource,
+    state: &State,
+    tokenizer_json: &str,
+    card: &ModelCard,
+) -> Result<PathBuf, TrainError> {
+    write(folder, moments, state, |new| {
         let weights = weights::save(model, &new.join(WEIGHTS))?;
         ModelDir::write_small_files(new, model.config(), tokenizer_json, card)?;
         Ok((WEIGHTS, weights))
@@ -70,7 +101,19 @@ pub fn save_adapter(
     state: &State,
     card: &ModelCard,
 ) -> Result<PathBuf, TrainError> {
-    write(folder, optimizer, state, |new| {
+    save_trained_adapter(folder, adapter, base, &optimizer, state, card)
+}
+
+/// As [`save_adapter`], with moments from anywhere.
+pub(crate) fn save_trained_adapter(
+    folder: &Path,
+    adapter: &Adapter,
+    base: &BaseModel,
+    moments: &dyn MomentSource,
+    state: &State,
+    card: &ModelCard,
+) -> Result<PathBuf, TrainError> {
+    write(folder, moments, state, |new| {
         let weights = AdapterDir::write(new, adapter, base, card)?;
         Ok((ADAPTER_WEIGHTS, weights))
     })
@@ -80,7 +123,7 @@ pub fn save_adapter(
 /// returns the hash of its weights.
 fn write(
     folder: &Path,
-    optimizer: &Optimizer,
+    moments: &dyn MomentSource,
     state: &State,
     write_model: impl FnOnce(&Path) -> Result<NamedHash, TrainError>,
 ) -> Result<PathBuf, TrainError> {
@@ -90,7 +133,7 @@ fn write(
     let temp = folder.join(format!("{TEMP_PREFIX}{}-{name}", std::process::id()));
     let target = folder.join(name);
     let new = AtomicFolder::create_as(&target, &temp)?;
-    let moments = write_moments(new.path(), optimizer)?;
+    let moments = write_moments(new.path(), moments)?;
     let hashes = [write_model(new.path())?, moments];
     write_atomically(&new.path().join(STATE), &to_json(state))?;
     let manifest = manifest(new.path(), &hashes)?;
@@ -110,16 +153,15 @@ type NamedHash = (&'static str, FileHash);
 
 /// Writes the moments. Returns their hash, which, as that of the weights, is the hash of the values in memory:
 /// damage on the way to the disk is detected when the checkpoint is read.
-fn write_moments(folder: &Path, optimizer: &Optimizer) -> Result<NamedHash, TrainError> {
-    let state = optimizer.state();
-    let shapes: Vec<_> = state
-        .iter()
-        .map(|(name, tensor)| (name.clone(), tensor.dims().to_vec()))
+fn write_moments(folder: &Path, moments: &dyn MomentSource) -> Result<NamedHash, TrainError> {
+    let shapes: Vec<_> = moments
+        .tensors()
+        .into_iter()
+        .map(|(name, len)| (name, vec![len]))
         .collect();
     let path = folder.join(OPTIMIZER);
-    let moments = weights::write_tensors(&path, FloatType::F32, &shapes, |name| {
-        Ok::<_, ModelError>(weights::to_f32_vec(state[name].to_data()))
-    })?;
+    let moments =
+        weights::write_tensors(&path, FloatType::F32, &shapes, |name| moments.values(name))?;
     Ok((OPTIMIZER, moments))
 }
 

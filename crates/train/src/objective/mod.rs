@@ -133,6 +133,7 @@ impl Objective {
             loss: sums.loss / count,
             norm,
             gradients: sums.gradients,
+            sharded: None,
             preferences: sums.tally.metrics(self.settings.beta, divergence),
         }
     }

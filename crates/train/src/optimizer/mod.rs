@@ -2,16 +2,18 @@
 
 mod config;
 mod muon;
+mod shards;
 
 use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use nextword_kernels::{AdamwStep, Moments};
-use nextword_model::weights::TensorFile;
+use nextword_model::weights::{self, TensorFile};
 use nextword_model::{ModelError, Transformer};
 
 pub use config::{OptimizerConfig, OptimizerKind};
+pub(crate) use shards::{shards_of, with_weights};
 
 use crate::Gradients;
 
@@ -106,12 +108,7 @@ impl Optimizer {
         lr: f64,
         max_lr: f64,
     ) -> Transformer {
-        self.updates += 1;
-        let params = UpdateParams {
-            lr,
-            lr_fraction: if max_lr > 0.0 { lr / max_lr } else { 0.0 },
-            gradient_scale: gradients.scale(),
-        };
+        let params = self.next_update(&gradients, lr, max_lr);
         let mut mapper = Updater {
             gradients: gradients.into_map(),
             optimizer: self,
@@ -119,6 +116,24 @@ impl Optimizer {
             path: Vec::new(),
         };
         model.map(&mut mapper)
+    }
+
+    /// Counts an update, and returns the values that its parameters share.
+    fn next_update(&mut self, gradients: &Gradients, lr: f64, max_lr: f64) -> UpdateParams {
+        self.updates += 1;
+        UpdateParams {
+            lr,
+            lr_fraction: if max_lr > 0.0 { lr / max_lr } else { 0.0 },
+            gradient_scale: gradients.scale(),
+        }
+    }
+
+    /// The optimizer without its moments.
+    pub(crate) fn without_moments(&self) -> Self {
+        Self {
+            moments: BTreeMap::new(),
+            ..self.clone()
+        }
     }
 
     /// The state as flat tensors on the device, named `NAME.first` and `NAME.second`.
@@ -151,10 +166,24 @@ impl Optimizer {
         }
     }
 
-    /// Bytes of the state in a file.
-    pub(crate) fn state_bytes(&self) -> u64 {
-        let lengths = self.state().into_values().map(|tensor| tensor.dims()[0]);
-        4 * lengths.sum::<usize>() as u64
+    /// Names and lengths of the tensors of the [`state`](Self::state).
+    pub(crate) fn state_tensors(&self) -> Vec<(String, usize)> {
+        let state = self.state().into_iter();
+        state
+            .map(|(name, tensor)| (name, tensor.dims()[0]))
+            .collect()
+    }
+
+    /// The values of tensor `key` of the [`state`](Self::state); empty if there is none.
+    pub(crate) fn state_values(&self, key: &str) -> Vec<f32> {
+        let tensor = key.rsplit_once('.').and_then(|(name, suffix)| {
+            let moments = self.moments.get(name)?;
+            match suffix {
+                "first" => moments.first.as_ref(),
+                _ => moments.second.as_ref(),
+            }
+        });
+        tensor.map_or_else(Vec::new, |tensor| weights::to_f32_vec(tensor.to_data()))
     }
 
     /// Restores an optimizer from its [`state`](Self::state) after `updates` updates. Tensors are read

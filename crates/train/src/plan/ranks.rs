@@ -17,7 +17,15 @@ pub struct RankPlan {
     pub sent_bytes: u64,
     /// Seconds of the exchange in each step.
     pub exchange_seconds: f64,
-    /// Seconds of a step: a share of the computation, then the exchange. `None` if the speed was not measured.
+    /// Seconds of the exchange that the backward pass of a rank's last micro-batch does not hide. `None` if the speed was
+    /// not measured.
+    #[serde(default)]
+    pub exposed_seconds: Option<f64>,
+    /// Bytes of the optimizer's moments on each rank: a part of them with `parallel.shard_optimizer`.
+    #[serde(default)]
+    pub optimizer_bytes: u64,
+    /// Seconds of a step: a share of the computation, and what of the exchange it does not hide. `None` if the speed was
+    /// not measured.
     pub step_seconds: Option<f64>,
     /// The speed per rank, compared with that of one rank; `None` if the speed was not measured.
     pub efficiency: Option<f64>,
@@ -63,6 +71,9 @@ impl FromStr for LinkSpeed {
 /// An efficiency that is worth the machines.
 const EFFICIENT: f64 = 0.9;
 
+/// The backward pass's share of the time of a micro-batch.
+const BACKWARD: f64 = 2.0 / 3.0;
+
 impl Plan {
     /// Adds the cost on `ranks` ranks over `link`. The speed, if it is to be known, must have been measured before.
     ///
@@ -97,25 +108,72 @@ impl Plan {
         let exchange_seconds = sent_bytes as f64 / link.bytes_per_second();
         let steps = self.data.steps.max(1) as f64;
         let alone = self.measured.map(|speed| speed.training_seconds / steps);
-        let step_seconds = alone.map(|alone| alone / ranks as f64 + exchange_seconds);
+        let exposed_seconds = alone.map(|alone| {
+            let micro_batch = alone / train.accumulation as f64;
+            self.exposed_seconds(setup, trained, exchange_seconds, micro_batch)
+        });
+        let known = alone.zip(exposed_seconds);
+        let step_seconds = known.map(|(alone, exposed)| alone / ranks as f64 + exposed);
         let efficiency = alone
             .zip(step_seconds)
             .map(|(alone, step)| alone / ranks as f64 / step);
-        let efficient_accumulation = alone.map(|alone| {
+        let efficient_accumulation = known.map(|(alone, exposed)| {
             let micro_batch = alone / train.accumulation as f64;
-            let needed = EFFICIENT / (1.0 - EFFICIENT) * exchange_seconds * ranks as f64;
+            let needed = EFFICIENT / (1.0 - EFFICIENT) * exposed * ranks as f64;
             let micro_batches = (needed / micro_batch.max(1e-12)).ceil() as usize;
             micro_batches.max(1).next_multiple_of(ranks)
         });
+        let shard_count = if setup.config.parallel.shard_optimizer {
+            ranks
+        } else {
+            1
+        };
+        let all = self.memory_bytes.by_part.optimizer;
+        let own = all.div_ceil(shard_count);
+        self.memory_bytes.by_part.optimizer = own;
+        self.memory_bytes.total -= all - own;
         self.ranks = Some(RankPlan {
             ranks,
             sent_bytes,
             exchange_seconds,
+            exposed_seconds,
+            optimizer_bytes: own as u64,
             step_seconds,
             efficiency,
             efficient_accumulation,
         });
         Ok(self)
+    }
+
+    /// What is left of an exchange of `exchange` seconds after the backward pass of the last micro-batch, which takes
+    /// `micro_batch` seconds with its forward pass. The gradients of the embeddings are known last.
+    fn exposed_seconds(
+        &self,
+        setup: &RunSetup,
+        trained: usize,
+        exchange: f64,
+        micro_batch: f64,
+    ) -> f64 {
+        let model = &setup.config.model;
+        let counts = &self.parameters.by_part;
+        let known_last = match self.lora {
+            Some(_) => 0,
+            None => counts.token_embedding + counts.position_embedding,
+        };
+        let last = (known_last as f64 / trained.max(1) as f64).min(1.0);
+        let is_divided = !model.has_encoder() && model.score_soft_cap.is_none();
+        let hidden = if is_divided {
+            BACKWARD * micro_batch
+        } else {
+            0.0
+        };
+        let left = |exchange: f64| (exchange - hidden).max(exchange * last);
+        if setup.config.parallel.shard_optimizer {
+            // The updated weights, half of the bytes, are sent after it.
+            exchange / 2.0 + left(exchange / 2.0)
+        } else {
+            left(exchange)
+        }
     }
 }
 
@@ -148,14 +206,44 @@ mod tests {
     }
 
     #[test]
-    fn the_exchange_is_added_to_a_share_of_the_computation() {
-        let (setup, plan) = plan(4.0);
+    fn what_the_backward_pass_does_not_hide_is_added_to_a_share_of_the_computation() {
+        // A short backward pass hides a part of the exchange, a long one all but that of the embeddings.
+        for seconds in [0.04, 400.0] {
+            let (setup, plan) = plan(seconds);
+            let counts = plan.parameters;
+            let link = "100Mb".parse().unwrap();
+            let ranks = plan.with_ranks(&setup, 4, link).unwrap().ranks.unwrap();
+            assert!((ranks.exchange_seconds - ranks.sent_bytes as f64 / 12.5e6).abs() < 1e-12);
+            let embeddings = counts.by_part.token_embedding + counts.by_part.position_embedding;
+            let last = embeddings as f64 / counts.total as f64;
+            let backward = seconds / 8.0 * 2.0 / 3.0;
+            let expected = if seconds < 1.0 {
+                ranks.exchange_seconds - backward
+            } else {
+                ranks.exchange_seconds * last
+            };
+            let exposed = ranks.exposed_seconds.unwrap();
+            assert!((exposed - expected).abs() < 1e-9, "{ranks:?}");
+            assert!((ranks.step_seconds.unwrap() - seconds / 4.0 - exposed).abs() < 1e-9);
+            let efficiency = seconds / 4.0 / (seconds / 4.0 + exposed);
+            assert!((ranks.efficiency.unwrap() - efficiency).abs() < 1e-9);
+        }
+    }
+
+    #[test]
+    fn shards_divide_the_moments_and_leave_half_of_the_exchange_exposed() {
+        let (mut setup, plan) = plan(400.0);
+        let (all, total) = (plan.memory_bytes.by_part.optimizer, plan.memory_bytes.total);
+        setup.config.parallel.shard_optimizer = true;
         let link = "100Mb".parse().unwrap();
-        let ranks = plan.with_ranks(&setup, 4, link).unwrap().ranks.unwrap();
-        assert!((ranks.exchange_seconds - ranks.sent_bytes as f64 / 12.5e6).abs() < 1e-12);
-        assert!((ranks.step_seconds.unwrap() - 1.0 - ranks.exchange_seconds).abs() < 1e-9);
-        let efficiency = 1.0 / (1.0 + ranks.exchange_seconds);
-        assert!((ranks.efficiency.unwrap() - efficiency).abs() < 1e-9);
+        let plan = plan.with_ranks(&setup, 4, link).unwrap();
+        let ranks = plan.ranks.unwrap();
+        assert_eq!(ranks.optimizer_bytes, all.div_ceil(4) as u64);
+        assert_eq!(plan.memory_bytes.by_part.optimizer, all.div_ceil(4));
+        assert_eq!(plan.memory_bytes.total, total - (all - all.div_ceil(4)));
+        let exposed = ranks.exposed_seconds.unwrap();
+        let half = ranks.exchange_seconds / 2.0;
+        assert!(half < exposed && exposed < 1.5 * half, "{ranks:?}");
     }
 
     #[test]
@@ -167,7 +255,7 @@ mod tests {
             let accumulation = ranks.efficient_accumulation.unwrap();
             let efficiency = |accumulation: usize| {
                 let compute = seconds / 8.0 * accumulation as f64 / 8.0;
-                compute / (compute + ranks.exchange_seconds)
+                compute / (compute + ranks.exposed_seconds.unwrap())
             };
             assert!(efficiency(accumulation) >= EFFICIENT - 1e-9, "{ranks:?}");
             let fewer = accumulation - 8;

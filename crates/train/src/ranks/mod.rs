@@ -1,27 +1,32 @@
 //! Training on several ranks: what they exchange in each step.
 //!
-//! Each rank computes the micro-batches of its lanes, and all make the same update with the summed gradients. Rank 0
-//! keeps the run's files; the others have the same weights, moments and state in memory.
+//! Each rank computes the micro-batches of its lanes, and all make the same update with the summed gradients, or each the
+//! update of its shard. Rank 0 keeps the run's files; the others have the same weights and state in memory.
 
+mod exchange;
+mod moments;
+mod sharded;
 mod start;
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
 use nextword_base::hash::{sha256, sha256_hex};
 use nextword_data::{EvalWindows, TokenBatch};
 use nextword_eval::{BatchLoss, LossReport};
 use nextword_model::{Transformer, weights};
 use nextword_parallel::Group;
 
-use crate::{Gradients, TrainError};
+use crate::TrainError;
 
-pub(crate) use start::{check_agreement, share_start};
-
-/// Numbers that are exchanged at once: 4 MiB, so that packing, adding and sending overlap.
-const BUCKET: usize = 1 << 20;
+pub(crate) use exchange::{Exchanged, GradientExchange};
+pub(crate) use moments::{
+    MomentTensor, ShardedMoments, begin_gathering, end_gathering, serve_moments,
+};
+pub(crate) use sharded::ShardLayout;
+use start::hash_of_windows;
+pub(crate) use start::{Start, check_agreement, share_start};
 
 /// What the ranks know about a step before they compute it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,95 +62,42 @@ fn number(bytes: &[u8]) -> u64 {
         .map_or(0, |first| u64::from_le_bytes(*first))
 }
 
-/// Sums loss and gradients over the ranks, in the tree of [`nextword_parallel::TreeSum`].
-pub(crate) fn sum_over_ranks(
+/// The loss of `model` over `windows`, `rows` rows at a time, shared by the ranks of `group`: all get the bits of one
+/// process. All must have the same model and windows.
+///
+/// # Errors
+/// [`TrainError::Parallel`] if a rank has another model or other tokens, or is gone; [`TrainError::Eval`] if the windows do
+/// not fit the model.
+///
+/// ```
+/// use burn::tensor::Device;
+/// use nextword_data::{EvalWindows, Packing, Tokens};
+/// use nextword_model::presets;
+/// use nextword_parallel::Group;
+/// use nextword_train::evaluate_on_ranks;
+///
+/// let model = presets::statquest(5).init(&Device::flex(), 7)?;
+/// let windows = EvalWindows::new(Tokens::from_ids([1, 2, 3].repeat(10)), 6, Packing::Packed, 0)?;
+/// let report = evaluate_on_ranks(&Group::alone(), &model, &windows, 2)?;
+/// assert_eq!(report.tokens, 29);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn evaluate_on_ranks(
     group: &Group,
-    loss: Tensor<1>,
-    gradients: Gradients,
-) -> Result<(Tensor<1>, Gradients), TrainError> {
-    if group.size() == 1 {
-        return Ok((loss, gradients));
+    model: &Transformer,
+    windows: &EvalWindows,
+    rows: usize,
+) -> Result<LossReport, TrainError> {
+    if group.size() > 1 {
+        let tokens = hash_of_windows(windows, rows)?;
+        let hint = "copy the same text and tokenizer to each machine";
+        group.check_equal("the tokens (SHA-256)", &tokens, hint)?;
+        let mut hashes = Vec::new();
+        weights::for_each(model, |_, data| hashes.extend(sha256(data.as_bytes())));
+        let hint = "copy the same model to each machine";
+        group.check_equal("the weights (SHA-256)", &sha256_hex(&hashes), hint)?;
     }
-    let device = loss.device();
-    let mut outgoing = Buckets::new(group);
-    let mut layout = Vec::new();
-    for (name, gradient) in gradients.into_map() {
-        layout.push((name, gradient.dims()[0]));
-        outgoing.send(&weights::to_f32_vec(gradient.into_data()))?;
-    }
-    outgoing.send(&weights::to_f32_vec(loss.into_data()))?;
-    let mut incoming = outgoing.finish()?;
-    let mut tensor = |len: usize| -> Result<Tensor<1>, TrainError> {
-        let data = TensorData::new(incoming.receive(len)?, [len]);
-        Ok(Tensor::from_data(data, &device))
-    };
-    let mut sums = BTreeMap::new();
-    for (name, len) in layout {
-        sums.insert(name, tensor(len)?);
-    }
-    Ok((tensor(1)?, Gradients::from_map(sums)))
-}
-
-/// Packs numbers into buckets. The sum of a full one starts as soon as there are more numbers.
-struct Buckets<'a> {
-    group: &'a Group,
-    bucket: Vec<f32>,
-}
-
-impl<'a> Buckets<'a> {
-    fn new(group: &'a Group) -> Self {
-        Self {
-            group,
-            bucket: Vec::with_capacity(BUCKET),
-        }
-    }
-
-    fn send(&mut self, mut values: &[f32]) -> Result<(), TrainError> {
-        while !values.is_empty() {
-            if self.bucket.len() == BUCKET {
-                let full = std::mem::replace(&mut self.bucket, Vec::with_capacity(BUCKET));
-                self.group.start_sum(full, false)?;
-            }
-            let free = BUCKET - self.bucket.len();
-            let (now, later) = values.split_at(free.min(values.len()));
-            self.bucket.extend_from_slice(now);
-            values = later;
-        }
-        Ok(())
-    }
-
-    /// Starts the last sum, of the numbers that are left: at least one.
-    fn finish(self) -> Result<Sums<'a>, TrainError> {
-        self.group.start_sum(self.bucket, true)?;
-        Ok(Sums {
-            group: self.group,
-            bucket: Vec::new(),
-            taken: 0,
-        })
-    }
-}
-
-/// The sums of [`Buckets`], in the order in which the numbers were sent.
-struct Sums<'a> {
-    group: &'a Group,
-    bucket: Vec<f32>,
-    taken: usize,
-}
-
-impl Sums<'_> {
-    fn receive(&mut self, len: usize) -> Result<Vec<f32>, TrainError> {
-        let mut values = Vec::with_capacity(len);
-        while values.len() < len {
-            if self.taken == self.bucket.len() {
-                self.bucket = self.group.finish_sum()?;
-                self.taken = 0;
-            }
-            let end = (self.taken + len - values.len()).min(self.bucket.len());
-            values.extend_from_slice(&self.bucket[self.taken..end]);
-            self.taken = end;
-        }
-        Ok(values)
-    }
+    evaluate(group, model, windows, rows)
 }
 
 /// The loss over `windows`, whose batches are dealt to the ranks in turn and summed in their order, as by one process.
@@ -227,6 +179,16 @@ pub(crate) fn first_description(
     let all = group.gather(own.unwrap_or_default().into_bytes())?;
     let first = all.into_iter().find(|bytes| !bytes.is_empty());
     Ok(first.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+/// The description that comes first in the alphabet, of those that the ranks have.
+pub(crate) fn least_description(
+    group: &Group,
+    own: Option<String>,
+) -> Result<Option<String>, TrainError> {
+    let all = group.gather(own.unwrap_or_default().into_bytes())?;
+    let least = all.into_iter().filter(|bytes| !bytes.is_empty()).min();
+    Ok(least.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
 }
 
 /// Hashes the parameters that are trained.

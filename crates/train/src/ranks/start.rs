@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use nextword_base::hash::{sha256, sha256_hex};
-use nextword_model::{Transformer, weights};
-use nextword_parallel::Group;
+use nextword_data::EvalWindows;
+use nextword_model::Transformer;
+use nextword_model::weights::{self, TensorFile};
+use nextword_parallel::{Group, Shards};
 
 use crate::checkpoint::State;
 use crate::config_file::to_toml;
@@ -52,18 +54,24 @@ fn check_other_texts(setup: &RunSetup) -> Result<(), TrainError> {
         return Ok(());
     }
     for text in &setup.other_texts {
-        let mut hashes = Vec::new();
-        for batch in text.windows.batches(setup.validation_rows()) {
-            let batch = batch?;
-            let ids = batch.inputs.iter().chain(&batch.targets);
-            let bytes: Vec<u8> = ids.flat_map(|id| id.to_le_bytes()).collect();
-            hashes.extend(sha256(&bytes));
-        }
+        let hash = hash_of_windows(&text.windows, setup.validation_rows())?;
         let subject = format!("the tokens of the text {} (SHA-256)", text.name);
         let hint = "copy the same files of validation.also to each machine";
-        group.check_equal(&subject, &sha256_hex(&hashes), hint)?;
+        group.check_equal(&subject, &hash, hint)?;
     }
     Ok(())
+}
+
+/// Identifies the tokens of `windows`.
+pub(super) fn hash_of_windows(windows: &EvalWindows, rows: usize) -> Result<String, TrainError> {
+    let mut hashes = Vec::new();
+    for batch in windows.batches(rows) {
+        let batch = batch?;
+        let ids = batch.inputs.iter().chain(&batch.targets);
+        let bytes: Vec<u8> = ids.flat_map(|id| id.to_le_bytes()).collect();
+        hashes.extend(sha256(&bytes));
+    }
+    Ok(sha256_hex(&hashes))
 }
 
 /// `config` without what may differ between machines: where files are and which device computes.
@@ -84,20 +92,33 @@ fn shared_settings(config: &RunConfig) -> RunConfig {
     shared
 }
 
-/// Gives all ranks the model, the moments and the state of rank 0: those of a checkpoint, if it resumes a run.
+/// What a run starts from: a new model, or a checkpoint.
+pub(crate) struct Start {
+    pub(crate) model: Transformer,
+    pub(crate) optimizer: Optimizer,
+    /// Moments that `optimizer` does not have yet.
+    pub(crate) moments: Option<TensorFile>,
+    pub(crate) state: State,
+}
+
+/// Gives all ranks the model, the moments and the state of rank 0: those of a checkpoint, if it resumes a run. With
+/// `shards`, each rank gets its part of the moments.
 pub(crate) fn share_start(
     group: &Group,
-    model: Transformer,
-    optimizer: Optimizer,
-    state: State,
+    start: Start,
+    shards: Option<&Shards>,
 ) -> Result<(Transformer, Optimizer, State), TrainError> {
     if group.size() == 1 {
-        return Ok((model, optimizer, state));
+        return Ok((start.model, start.optimizer, start.state));
     }
-    let device = model.device().without_autodiff();
-    let model = share_weights(group, model)?;
-    let optimizer = share_moments(group, optimizer, state.step, &device)?;
-    let state = share_state(group, state)?;
+    let device = start.model.device().without_autodiff();
+    let model = share_weights(group, start.model)?;
+    let moments = Moments {
+        optimizer: start.optimizer,
+        file: start.moments,
+    };
+    let optimizer = moments.share(group, start.state.step, shards, &device)?;
+    let state = share_state(group, start.state)?;
     Ok((model, optimizer, state))
 }
 
@@ -169,34 +190,80 @@ fn share_values(group: &Group, own: &[f32]) -> Result<Vec<f32>, TrainError> {
     Ok(values.map(|value| f32::from_le_bytes(*value)).collect())
 }
 
-/// Gives all ranks the moments of rank 0, tensor by tensor.
-fn share_moments(
-    group: &Group,
+/// The moments of rank 0: in memory, or in a file.
+struct Moments {
     optimizer: Optimizer,
-    updates: u64,
-    device: &Device,
-) -> Result<Optimizer, TrainError> {
-    let names: Vec<String> = optimizer.state().into_keys().collect();
-    let names = group.broadcast(names.join("\n").into_bytes())?;
-    let updates = group.broadcast(updates.to_le_bytes().to_vec())?;
-    let names = String::from_utf8_lossy(&names).into_owned();
-    let mut shared = optimizer.clone();
-    if !group.is_first() {
-        shared.set_updates(super::number(&updates));
-    }
-    for name in names.lines() {
-        let own = optimizer.state().get(name).map(|moment| (*moment).clone());
-        let own = own.map(|moment| weights::to_f32_vec(moment.into_data()));
-        let values = share_values(group, &own.unwrap_or_default())?;
-        if !group.is_first() {
-            let len = values.len();
-            shared.set_moment(
-                name,
-                Tensor::from_data(TensorData::new(values, [len]), device),
-            );
+    file: Option<TensorFile>,
+}
+
+impl Moments {
+    fn names(&self) -> Vec<String> {
+        match &self.file {
+            Some(file) => file.names().map(ToString::to_string).collect(),
+            None => self.optimizer.state().into_keys().collect(),
         }
     }
-    Ok(shared)
+
+    fn values(&self, name: &str) -> Result<Vec<f32>, TrainError> {
+        match &self.file {
+            Some(file) => Ok(file.values(name)?),
+            None => Ok(self.optimizer.state_values(name)),
+        }
+    }
+
+    /// Gives all ranks the moments of rank 0, tensor by tensor, or their part of them.
+    fn share(
+        self,
+        group: &Group,
+        updates: u64,
+        shards: Option<&Shards>,
+        device: &Device,
+    ) -> Result<Optimizer, TrainError> {
+        let names = group.broadcast(self.names().join("\n").into_bytes())?;
+        let updates = group.broadcast(updates.to_le_bytes().to_vec())?;
+        let names = String::from_utf8_lossy(&names).into_owned();
+        let mut shared = self.optimizer.without_moments();
+        shared.set_updates(super::number(&updates));
+        for name in names.lines() {
+            let own = if group.is_first() {
+                self.values(name)?
+            } else {
+                Vec::new()
+            };
+            let mut values = share_values(group, &own)?;
+            if let Some(shards) = shards {
+                values = shard_of(name, values, shards, group.rank())?;
+            }
+            if !values.is_empty() {
+                let len = values.len();
+                let data = TensorData::new(values, [len]);
+                shared.set_moment(name, Tensor::from_data(data, device));
+            }
+        }
+        Ok(shared)
+    }
+}
+
+/// The part of `rank` of the moments `name`.
+fn shard_of(
+    name: &str,
+    mut values: Vec<f32>,
+    shards: &Shards,
+    rank: usize,
+) -> Result<Vec<f32>, TrainError> {
+    let parameter = name
+        .rsplit_once('.')
+        .map_or(name, |(parameter, _)| parameter);
+    let expected = shards.len(parameter).unwrap_or_default();
+    if values.len() != expected {
+        let found = values.len();
+        let problem = format!("`{name}` has {found} values instead of {expected}");
+        return Err(TrainError::run("optimizer.safetensors", problem));
+    }
+    let range = shards.range(parameter, rank);
+    values.truncate(range.end);
+    values.drain(..range.start);
+    Ok(values)
 }
 
 /// Gives all ranks the state of rank 0.

@@ -1,15 +1,22 @@
 #![allow(clippy::unwrap_used, clippy::float_cmp)] // The order of additions determines each bit.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use burn::tensor::Device;
-use nextword_data::{Dataset, MaskedConfig, Packing, TokenizerConfig, Tokens};
-use nextword_model::presets;
-use nextword_parallel::ParallelError;
+use burn::tensor::{Device, TensorData};
+use nextword_data::{Dataset, MaskedConfig, Packing, TokenBatch, TokenizerConfig, Tokens};
+use nextword_kernels::SQUARES_CHUNK;
+use nextword_model::{presets, weights};
+use nextword_parallel::{ParallelError, ShardedParameter, Shards};
 
+use super::exchange::BUCKET;
 use super::*;
 use crate::checkpoint::State;
-use crate::{Optimizer, OptimizerConfig, OtherText, RunConfig, RunSetup, prepare_run};
+use crate::reduction::StepPart;
+use crate::{
+    Gradients, Optimizer, OptimizerConfig, OptimizerKind, OtherText, RunConfig, RunSetup, Stepper,
+    prepare_run,
+};
 
 /// Runs `work` on `ranks` threads and returns the results in the order of the ranks.
 fn on_ranks<T: Send>(ranks: usize, work: impl Fn(Group) -> T + Sync) -> Vec<T> {
@@ -34,27 +41,159 @@ fn gradients_larger_than_a_bucket_are_summed() {
     }
 }
 
+/// Sends the gradients that `values` returns for each name and length, and returns what comes back.
+fn exchange<'a>(
+    group: &Group,
+    shards: Option<&Shards>,
+    lengths: impl IntoIterator<Item = (&'a str, usize)>,
+    values: impl Fn(usize) -> Vec<f32>,
+) -> Exchanged {
+    let device = Device::flex();
+    let mut exchange = GradientExchange::new(group, shards);
+    for (name, len) in lengths {
+        let data = TensorData::new(values(len), [len]);
+        exchange
+            .send(name.to_string(), Tensor::from_data(data, &device))
+            .unwrap();
+    }
+    let loss = Tensor::from_data([values(2)[1]], &device);
+    let found = exchange.finish(loss).unwrap();
+    group.gather(Vec::new()).unwrap(); // No response of a sum is left.
+    found
+}
+
+fn by_name(gradients: Gradients) -> BTreeMap<String, Vec<f32>> {
+    let gradients = gradients.into_map().into_iter();
+    gradients
+        .map(|(name, sum)| (name, weights::to_f32_vec(sum.into_data())))
+        .collect()
+}
+
 fn check_sums(len: usize, device: &Device) {
+    let lengths = [("a", 3), ("b", len), ("c", 5)];
     let sums = on_ranks(2, |group| {
         let factor = (group.rank() + 1) as f32;
         let values = |n: usize| -> Vec<f32> { (0..n).map(|i| factor * i as f32).collect() };
-        let tensor = |n: usize| Tensor::from_data(TensorData::new(values(n), [n]), device);
-        let by_name = [("a", 3), ("b", len), ("c", 5)];
-        let by_name = by_name.map(|(name, n)| (name.to_string(), tensor(n)));
-        let gradients = Gradients::from_map(by_name.into_iter().collect());
-        let loss = Tensor::from_data([factor], device);
-        let (loss, sums) = sum_over_ranks(&group, loss, gradients).unwrap();
-        group.gather(Vec::new()).unwrap(); // No response of a sum is left.
-        let sums = sums.into_map().into_iter();
-        let sums = sums.map(|(name, sum)| (name, weights::to_f32_vec(sum.into_data())));
-        (loss.into_scalar::<f32>(), sums.collect::<Vec<_>>())
+        let found = exchange(&group, None, lengths, values);
+        assert_eq!(found.loss.device(), *device);
+        (found.loss.into_scalar::<f32>(), by_name(found.gradients))
     });
     for (loss, sums) in sums {
         assert_eq!(loss, 3.0);
-        for ((name, sum), (expected, n)) in sums.iter().zip([("a", 3), ("b", len), ("c", 5)]) {
+        for ((name, sum), (expected, n)) in sums.iter().zip(lengths) {
             assert_eq!((name.as_str(), sum.len()), (expected, n));
             let is_sum = |(i, value): (usize, &f32)| *value == 3.0 * i as f32;
             assert!(sum.iter().enumerate().all(is_sum), "{name}");
+        }
+    }
+}
+
+#[test]
+fn shards_have_the_bits_of_all_sums_and_of_their_norm() {
+    let lengths = [
+        ("c", 5),
+        ("a", 3 * BUCKET + 7),
+        ("b", 40_000),
+        ("d", 1 << 14),
+    ];
+    let parameters = lengths.map(|(name, len)| ShardedParameter {
+        name: name.to_string(),
+        len,
+        state_per_value: 2,
+        is_whole: name == "b",
+    });
+    for ranks in [2, 3, 4] {
+        let shards = Shards::new(&parameters, SQUARES_CHUNK, ranks);
+        let results = on_ranks(ranks, |group| {
+            let seed = group.rank() as u32 + 1;
+            let value = |i: usize| ((i as u32).wrapping_mul(2_654_435_761 + seed) >> 8) as f32;
+            let values = |n: usize| (0..n).map(|i| value(i) / 1e7 - 0.7).collect::<Vec<f32>>();
+            let all = exchange(&group, None, lengths, values);
+            let own = exchange(&group, Some(&shards), lengths, values);
+            let norm = all.gradients.norm().unwrap().into_scalar::<f32>();
+            assert_eq!(own.norm.unwrap().to_bits(), f64::from(norm).to_bits());
+            let losses = [all.loss, own.loss].map(Tensor::into_scalar::<f32>);
+            assert_eq!(losses[0].to_bits(), losses[1].to_bits());
+            let all = by_name(all.gradients);
+            let own = by_name(own.gradients);
+            for (name, _) in lengths {
+                let range = shards.range(name, group.rank());
+                let found = own.get(name).map_or(&[][..], Vec::as_slice);
+                assert_eq!(found, &all[name][range], "{name}");
+            }
+            // What each rank has is collected again.
+            let layout = own_layout(&group, &shards, lengths, values);
+            let collected = layout.collect(&group, &shards, &own).unwrap();
+            assert_eq!(collected, all, "{ranks} ranks");
+            own.values().map(Vec::len).sum::<usize>()
+        });
+        let total: usize = lengths.iter().map(|(_, len)| len).sum();
+        assert_eq!(results.iter().sum::<usize>(), total);
+        for own in results {
+            let share = own as f64 * ranks as f64 / total as f64;
+            assert!((share - 1.0).abs() < 0.05, "{ranks} ranks: {share}");
+        }
+    }
+}
+
+fn own_layout<'a>(
+    group: &Group,
+    shards: &Shards,
+    lengths: impl IntoIterator<Item = (&'a str, usize)>,
+    values: impl Fn(usize) -> Vec<f32>,
+) -> ShardLayout {
+    exchange(group, Some(shards), lengths, values)
+        .sharded
+        .unwrap()
+}
+
+/// Numbers of the optimizer's state on each rank after an update.
+fn state_sizes(ranks: usize, kind: OptimizerKind) -> Vec<usize> {
+    on_ranks(ranks, |group| {
+        let model = presets::shakespeare_char_cpu(65)
+            .init(&Device::flex(), 7)
+            .unwrap()
+            .train();
+        let config = OptimizerConfig {
+            kind,
+            ..OptimizerConfig::default()
+        };
+        let shards = crate::optimizer::shards_of(&model, &config, ranks);
+        let mut stepper =
+            Stepper::new(model, config, 7, false).with_shards((ranks > 1).then_some(shards));
+        let batch = TokenBatch {
+            batch: 1,
+            seq: 4,
+            inputs: vec![0, 1, 2, 3],
+            targets: vec![1, 2, 3, 4],
+            ..TokenBatch::default()
+        };
+        let batches = [batch];
+        let part = StepPart::whole(&batches);
+        let found = stepper
+            .gradients_of_ranks(&batches, &part, 0, &group)
+            .unwrap();
+        stepper.update_on_ranks(found, 0.1, 0.1, &group).unwrap();
+        let tensors = stepper.optimizer().state_tensors().into_iter();
+        tensors.map(|(_, len)| len).sum()
+    })
+}
+
+#[test]
+fn each_rank_has_its_part_of_the_moments_in_memory() {
+    for kind in [
+        OptimizerKind::Adamw,
+        OptimizerKind::Sgd,
+        OptimizerKind::Muon,
+    ] {
+        let all = state_sizes(1, kind)[0];
+        for ranks in [2, 4] {
+            let parts = state_sizes(ranks, kind);
+            assert_eq!(parts.iter().sum::<usize>(), all, "{kind:?}");
+            for part in parts {
+                let share = (part * ranks) as f64 / all as f64;
+                assert!((share - 1.0).abs() < 0.05, "{kind:?} on {ranks}: {share}");
+            }
         }
     }
 }
@@ -135,7 +274,13 @@ fn all_ranks_continue_with_the_model_moments_and_state_of_rank_0() {
             optimizer.set_moment("blocks.0.norm.gain.first", moment);
             state.step = 9;
         }
-        let (model, optimizer, state) = share_start(&group, model, optimizer, state).unwrap();
+        let start = Start {
+            model,
+            optimizer,
+            moments: None,
+            state,
+        };
+        let (model, optimizer, state) = share_start(&group, start, None).unwrap();
         let mut values = Vec::new();
         weights::for_each(&model, |_, data| values.extend(weights::to_f32_vec(data)));
         let moments: Vec<_> = optimizer

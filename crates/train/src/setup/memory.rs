@@ -17,6 +17,11 @@ impl RunSetup {
         !cpus.iter().any(is_device)
     }
 
+    /// Whether each rank has only its part of the moments.
+    pub(crate) fn shards_optimizer(&self) -> bool {
+        self.config.parallel.shard_optimizer && self.group.size() > 1
+    }
+
     /// What determines the memory of a training step besides the model.
     pub(crate) fn training_shape(&self) -> TrainingShape {
         let train = &self.config.train;
@@ -37,8 +42,20 @@ impl RunSetup {
         }
     }
 
-    /// The estimated memory of a training step.
+    /// The estimated memory of a training step on this rank.
     pub(crate) fn training_memory(&self) -> MemoryEstimate {
+        let memory = self.memory_alone();
+        if !self.shards_optimizer() {
+            return memory;
+        }
+        MemoryEstimate {
+            optimizer: memory.optimizer.div_ceil(self.group.size()),
+            ..memory
+        }
+    }
+
+    /// The estimated memory of a training step with all moments.
+    fn memory_alone(&self) -> MemoryEstimate {
         let (model, shape) = (&self.config.model, self.training_shape());
         let Some(base) = &self.lora else {
             return model.training_memory(&shape);

@@ -9,6 +9,7 @@ use nextword_model::{BaseModel, ModelCard, ModelDir, Transformer};
 use super::StopFlag;
 use super::save::Trained;
 use super::warnings::{report_other_text, report_validation};
+use crate::ranks::Start;
 use crate::report::{Progress, Reporter, StepReport, StopReason, ValidationReport};
 use crate::training_loop::{LoopObserver, TrainingLoop, initial_state};
 use crate::{OtherTextLoss, RunSetup, TrainError};
@@ -115,7 +116,13 @@ impl InMemoryTrainer {
         }
         let optimizer = self.setup.config.new_optimizer();
         let state = initial_state(&self.setup);
-        let mut training = TrainingLoop::new(self.setup, self.model, optimizer, state)?;
+        let start = Start {
+            model: self.model,
+            optimizer,
+            moments: None,
+            state,
+        };
+        let mut training = TrainingLoop::new(self.setup, start)?;
         training.prepare_preferences(None, reporter)?;
         let reason = training.run(&mut ReportingObserver { reporter, stop })?;
         let model = training.stepper.inference_model();

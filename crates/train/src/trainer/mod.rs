@@ -22,15 +22,15 @@ use nextword_model::{DeviceName, GraphicsAdapter, Transformer, peak_memory, resi
 pub use in_memory::{InMemoryTrainer, TrainedModel};
 pub use worker::Worker;
 
-use crate::checkpoint::State;
 use crate::folder::RunFolder;
 use crate::metrics::{MetricsFile, MetricsLine};
+use crate::ranks::Start;
 use crate::report::{
     Hooks, LoraInfo, NullReporter, Outcome, Progress, Reporter, RunInfo, SampleRequest, StepReport,
     StopReason, ValidationReport,
 };
 use crate::training_loop::{LoopObserver, TrainingLoop, initial_state};
-use crate::{Optimizer, OtherTextLoss, RunConfig, RunSetup, TrainError};
+use crate::{OtherTextLoss, RunConfig, RunSetup, TrainError};
 
 /// Requests that a run saves and stops after the current update.
 ///
@@ -120,7 +120,13 @@ impl Trainer {
         let model = setup.initial_model()?;
         let optimizer = setup.config.new_optimizer();
         let state = initial_state(&setup);
-        let mut trainer = Self::new(setup, folder, model, optimizer, state)?;
+        let start = Start {
+            model,
+            optimizer,
+            moments: None,
+            state,
+        };
+        let mut trainer = Self::new(setup, folder, start)?;
         if trainer.has_source() {
             let Self { training, output } = &mut trainer;
             output.save(training, &mut NullReporter)?;
@@ -150,17 +156,11 @@ impl Trainer {
         }
     }
 
-    fn new(
-        setup: RunSetup,
-        folder: RunFolder,
-        model: Transformer,
-        optimizer: Optimizer,
-        state: State,
-    ) -> Result<Self, TrainError> {
-        let metrics = MetricsFile::open(&folder.metrics_path(), state.metrics_bytes)?;
+    fn new(setup: RunSetup, folder: RunFolder, start: Start) -> Result<Self, TrainError> {
+        let metrics = MetricsFile::open(&folder.metrics_path(), start.state.metrics_bytes)?;
         let tokenizer_json = setup.dataset.tokenizer.to_json()?;
         Ok(Self {
-            training: TrainingLoop::new(setup, model, optimizer, state)?,
+            training: TrainingLoop::new(setup, start)?,
             output: RunOutput {
                 folder,
                 metrics,
@@ -266,8 +266,8 @@ impl Trainer {
             mut training,
             mut output,
         } = self;
-        output
-            .save_at_end(&mut training, reporter)
+        training
+            .with_moments(|training| output.save_at_end(training, reporter))
             .map_err(|error| with_checkpoint(error, output.checkpoint))?;
         tracing::debug!(peak_memory = peak_memory(), "run ended");
         let state = &training.state;

@@ -7,6 +7,7 @@ use super::Trainer;
 use crate::checkpoint::{self, DamagedCheckpoint, State};
 use crate::fingerprint::{differences, fingerprint, settings, v0_1_fingerprint};
 use crate::folder::RunFolder;
+use crate::ranks::Start;
 use crate::{RunConfig, RunSetup, TrainError};
 
 impl Trainer {
@@ -65,9 +66,20 @@ impl Trainer {
             }
             None => found.model(&config.model, &setup.device)?,
         };
-        let optimizer = found.optimizer(config.optimizer, &setup.device)?;
-        let optimizer = config.with_plus_ratio(optimizer);
-        let mut trainer = Self::new(setup, folder, model, optimizer, found.state)?;
+        let (optimizer, moments) = if setup.shards_optimizer() {
+            // All moments at once may not fit into the memory of rank 0.
+            (config.new_optimizer(), Some(found.moments()?))
+        } else {
+            let optimizer = found.optimizer(config.optimizer, &setup.device)?;
+            (config.with_plus_ratio(optimizer), None)
+        };
+        let start = Start {
+            model,
+            optimizer,
+            moments,
+            state: found.state,
+        };
+        let mut trainer = Self::new(setup, folder, start)?;
         trainer.output.skipped = damaged.iter().map(ToString::to_string).collect();
         let step = trainer.training.state.step;
         trainer.output.checkpoint = Some(step);

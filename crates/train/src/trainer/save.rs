@@ -100,17 +100,18 @@ impl RunOutput {
         training.state.metrics_bytes = self.metrics.sync()?;
         training.state.elapsed = training.elapsed();
         let (folder, card) = (self.folder.checkpoints_path(), training.card());
-        let (optimizer, state) = (training.stepper.optimizer(), &training.state);
+        let (moments, state) = (training.moments(), &training.state);
         let json = &self.tokenizer_json;
         let trained = Trained::of(&model, base(&training.setup));
-        let bytes = 2 * trained.bytes() + optimizer.state_bytes();
+        let moment_values: usize = moments.tensors().iter().map(|(_, len)| len).sum();
+        let bytes = 2 * trained.bytes() + 4 * moment_values as u64;
         check_space(self.folder.path(), bytes)?;
         let path = match &trained {
             Trained::Full(model) => {
-                checkpoint::save(&folder, model, optimizer, state, json, &card)?
+                checkpoint::save_model(&folder, model, &*moments, state, json, &card)?
             }
             Trained::Adapter(adapter, base) => {
-                checkpoint::save_adapter(&folder, adapter, base, optimizer, state, &card)?
+                checkpoint::save_trained_adapter(&folder, adapter, base, &*moments, state, &card)?
             }
         };
         checkpoint::prune(&folder, &training.setup.config.checkpoint)?;

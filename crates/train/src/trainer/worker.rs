@@ -1,6 +1,7 @@
 //! Training on a rank other than 0.
 
 use super::StopFlag;
+use crate::ranks::Start;
 use crate::report::{StepReport, StopReason, ValidationReport};
 use crate::training_loop::{LoopObserver, TrainingLoop, initial_state};
 use crate::{OtherTextLoss, RunSetup, TrainError};
@@ -29,8 +30,17 @@ impl Worker {
         let state = initial_state(&self.setup);
         let flag = stop.clone();
         self.setup.group.watch(move || flag.is_raised());
-        let mut training = TrainingLoop::new(self.setup, model, optimizer, state)?;
-        training.run(&mut WorkerObserver { stop })
+        let start = Start {
+            model,
+            optimizer,
+            moments: None,
+            state,
+        };
+        let mut training = TrainingLoop::new(self.setup, start)?;
+        let reason = training.run(&mut WorkerObserver { stop })?;
+        // Rank 0 saves.
+        training.with_moments(|_| Ok(()))?;
+        Ok(reason)
     }
 }
 

@@ -7,7 +7,7 @@ use super::TrainingLoop;
 use crate::nonfinite::{
     first_nonfinite_activation, first_nonfinite_gradient, first_nonfinite_weight,
 };
-use crate::ranks::first_description;
+use crate::ranks::{first_description, least_description};
 use crate::reduction::StepPart;
 use crate::{Gradients, TrainError};
 
@@ -29,7 +29,17 @@ impl TrainingLoop {
             Ok(found) => found,
             Err(error) => return error,
         };
-        let first = found.unwrap_or_else(|| first_nonfinite_gradient(gradients));
+        // With a part of the gradients on each rank, the first one in the order of the names.
+        let gradient = match found {
+            Some(_) => Ok(None),
+            None => least_description(&self.setup.group, first_nonfinite_gradient(gradients)),
+        };
+        let gradient = match gradient {
+            Ok(gradient) => gradient.map(|name| format!("the gradient of `{name}` is not finite")),
+            Err(error) => return error,
+        };
+        let unknown = || "the loss or the gradient norm is not finite".to_string();
+        let first = found.or(gradient).unwrap_or_else(unknown);
         self.divergence(step + 1, first, lr, loss)
     }
 

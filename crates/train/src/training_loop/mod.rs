@@ -3,6 +3,7 @@
 
 mod divergence;
 mod evaluation;
+mod moments;
 
 use std::time::Instant;
 
@@ -14,14 +15,15 @@ use nextword_parallel::Division;
 use crate::checkpoint::{AfterUpdate, State};
 use crate::fingerprint::{fingerprint, settings};
 use crate::objective::Objective;
+use crate::optimizer::shards_of;
 use crate::ranks::{
-    StepAgreement, check_agreement, check_same_weights, decision_of_first, share_start,
-    stopped_by_first,
+    MomentTensor, Start, StepAgreement, check_agreement, check_same_weights, decision_of_first,
+    share_start, stopped_by_first,
 };
 use crate::reduction::StepPart;
 use crate::report::{Progress, StepReport, StopReason, ValidationReport};
 use crate::stepper::StepGradients;
-use crate::{Optimizer, OtherTextLoss, PreferenceMetrics, RunSetup, Stepper, TrainError};
+use crate::{OtherTextLoss, PreferenceMetrics, RunSetup, Stepper, TrainError};
 
 /// Number of steps whose batches are prefetched.
 const PREFETCH_STEPS: usize = 2;
@@ -39,6 +41,8 @@ pub(crate) struct TrainingLoop {
     pub(crate) last_validation: Option<(f64, PreferenceMetrics)>,
     /// The last losses of other texts.
     pub(crate) other_text: Vec<OtherTextLoss>,
+    /// The moments of all ranks, while they can be gathered (see [`with_moments`](TrainingLoop::with_moments)).
+    gathered: Option<Vec<MomentTensor>>,
     /// The loss of a run on preferences (see [`prepare_preferences`](TrainingLoop::prepare_preferences)).
     objective: Option<Objective>,
     norms: Vec<f64>,
@@ -141,21 +145,21 @@ pub(crate) fn initial_state(setup: &RunSetup) -> State {
 impl TrainingLoop {
     /// Continues the training of `model` after `state.step` updates. On several ranks, all continue with the model, the
     /// moments and the state of rank 0.
-    pub(crate) fn new(
-        setup: RunSetup,
-        model: Transformer,
-        optimizer: Optimizer,
-        state: State,
-    ) -> Result<Self, TrainError> {
+    pub(crate) fn new(setup: RunSetup, start: Start) -> Result<Self, TrainError> {
         let config = &setup.config;
         let timeout = std::time::Duration::from_secs(config.parallel.timeout);
         setup.group.set_timeout(timeout);
         division(&setup)?;
         check_agreement(&setup)?;
-        let (model, optimizer, state) = share_start(&setup.group, model, optimizer, state)?;
+        let ranks = setup.group.size();
+        let shards = setup
+            .shards_optimizer()
+            .then(|| shards_of(&start.model.clone().train(), &config.optimizer, ranks));
+        let (model, optimizer, state) = share_start(&setup.group, start, shards.as_ref())?;
         let model = model.train().with_precision(config.train.precision)?;
         let (clip_norm, recompute) = (config.optimizer.clip_norm, config.train.recompute);
-        let stepper = Stepper::with_optimizer(model, optimizer, clip_norm, config.seed, recompute);
+        let stepper = Stepper::with_optimizer(model, optimizer, clip_norm, config.seed, recompute)
+            .with_shards(shards);
         Ok(Self {
             timing: Timing {
                 start: Instant::now(),
@@ -170,6 +174,7 @@ impl TrainingLoop {
             state,
             last_validation: None,
             other_text: Vec::new(),
+            gathered: None,
             objective: None,
             norms: Vec::new(),
         })
@@ -213,7 +218,6 @@ impl TrainingLoop {
             let stop = observer.stop_requested() || self.state.unfinished.is_some();
             let agreed = StepAgreement::reach(&self.setup.group, &batches, stop)?;
             if agreed.stop {
-                self.setup.group.wait_for_save();
                 self.check_same_weights()?;
                 return Ok(StopReason::Interrupted);
             }
@@ -223,6 +227,9 @@ impl TrainingLoop {
                 tracing::debug!(peak_memory = peak_memory(), "updates done");
             }
             self.after_update(AfterUpdate::Validation, observer)?;
+            if self.is_first_rank_busy_at(self.state.step, self.is_at_end()) {
+                self.setup.group.expect_save();
+            }
         }
         Ok(match self.state.unfinished {
             Some(_) => StopReason::Interrupted,
@@ -250,7 +257,7 @@ impl TrainingLoop {
                 AfterUpdate::Validation if is_validation_due => self.validate(observer),
                 AfterUpdate::OtherText if is_validation_due => self.measure_other_text(observer),
                 AfterUpdate::Validation | AfterUpdate::OtherText => Ok(()),
-                AfterUpdate::Samples => observer.step_ended(self, at_end),
+                AfterUpdate::Samples => self.end_step(observer, at_end),
             };
             match done {
                 Err(TrainError::Interrupted) => {
@@ -261,6 +268,19 @@ impl TrainingLoop {
             }
         }
         Ok(())
+    }
+
+    /// Samples, probes and the periodic checkpoint, which contains the moments of all ranks.
+    fn end_step(
+        &mut self,
+        observer: &mut impl LoopObserver,
+        at_end: bool,
+    ) -> Result<(), TrainError> {
+        if self.is_saved_at(self.state.step) {
+            self.with_moments(|training| observer.step_ended(training, at_end))
+        } else {
+            observer.step_ended(self, at_end)
+        }
     }
 
     /// Whether the last update was made.
@@ -287,7 +307,8 @@ impl TrainingLoop {
         }
         let max_lr = self.setup.config.schedule.learning_rate;
         let preferences = found.preferences;
-        self.stepper.update(found, lr, max_lr);
+        let group = &self.setup.group;
+        self.stepper.update_on_ranks(found, lr, max_lr, group)?;
 
         self.state.step += 1;
         let tokens = match &self.objective {
@@ -379,6 +400,14 @@ impl TrainingLoop {
         every > 0 && step.is_multiple_of(every)
     }
 
+    /// Whether rank 0 does more after update `step` than the others, which wait in the meantime.
+    fn is_first_rank_busy_at(&self, step: u64, at_end: bool) -> bool {
+        let config = &self.setup.config;
+        let every = [config.samples.every, config.probes.every];
+        let is_due = |every: &u64| *every > 0 && step.is_multiple_of(*every);
+        self.is_saved_at(step) || self.is_validation_due(at_end) || every.iter().any(is_due)
+    }
+
     /// Whether early stopping applies.
     fn should_stop_early(&self) -> bool {
         let patience = self.setup.config.validation.patience;
@@ -429,6 +458,7 @@ impl TrainingLoop {
             self.state.validation = earlier;
             return Err(error);
         }
+        group.expect_save();
         self.last_validation = Some((loss, report.preferences));
         if !improved {
             self.state.since_best += 1;

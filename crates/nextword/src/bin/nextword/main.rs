@@ -104,6 +104,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Train(args) => commands::train::run(&args),
         Command::Resume(args) => commands::resume::run(&args),
+        Command::Eval(args) => commands::eval::run(&args),
         command => {
             ranks::refuse()?;
             run_alone(command)
@@ -114,7 +115,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
 /// Runs a command that one process runs.
 fn run_alone(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Train(_) | Command::Resume(_) => {}
+        Command::Train(_) | Command::Resume(_) | Command::Eval(_) => {}
         Command::Sweep(args) => return commands::sweep::run(&args),
         Command::SweepRun => return commands::sweep::run_one(),
         Command::Watch(args) => commands::watch::run(&args)?,
@@ -129,7 +130,6 @@ fn run_alone(command: Command) -> anyhow::Result<ExitCode> {
         Command::Serve(args) => commands::serve::run(&args)?,
         Command::Preview(args) => commands::preview::run(&args)?,
         Command::Prepare(args) => commands::prepare::run(&args)?,
-        Command::Eval(args) => commands::eval::run(&args)?,
         Command::Quantize(args) => commands::quantize::run(&args)?,
         Command::Import(args) => commands::import::run(&args)?,
         Command::Export(args) => commands::export::run(&args)?,

@@ -1,4 +1,4 @@
-//! Training on several ranks: `--ranks`, joining the others, and ending together.
+//! Training and evaluating on several ranks: `--ranks`, joining the others, and ending together.
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueHint};
-use nextword_parallel::{Division, Group, HAS_MPI, Launched, launch_command};
+use nextword_parallel::{Division, Group, HAS_MPI, Launched, has_child, launch_command};
 use nextword_train::{RunConfig, RunSetup, StopReason, Worker};
 
 use crate::exit::Code;
@@ -20,13 +20,19 @@ const BUILD: &str = "cargo build --release -p nextword --features mpi";
 /// MPI takes two seconds to end all ranks.
 const PRECEDENCE: Duration = Duration::from_secs(4);
 
+/// How long `mpirun` may run after the ranks of this machine have ended.
+const LAUNCHER: Duration = Duration::from_secs(7);
+
+/// How often the end of `mpirun` is looked for.
+const POLL: Duration = Duration::from_millis(50);
+
 /// The group of this process, once it has joined one.
 static GROUP: OnceLock<Group> = OnceLock::new();
 
 /// `--ranks` and `--hosts`.
 #[derive(Debug, Args)]
 pub(crate) struct RankArgs {
-    /// Train on N processes that mpirun starts; the results are those of one process with the same train.lanes
+    /// Run on N processes that mpirun starts; the results are those of one process, with the same train.lanes
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     ranks: Option<usize>,
     /// Start them on the machines that FILE lists, as mpirun's --hostfile
@@ -41,6 +47,28 @@ impl RankArgs {
         &self,
         config: impl FnOnce() -> anyhow::Result<RunConfig>,
     ) -> anyhow::Result<Option<ExitCode>> {
+        self.launch_checked(|ranks| {
+            let train = config()?.train;
+            Division::new(train.accumulation, train.lanes, ranks)
+                .map_err(nextword_train::TrainError::from)?;
+            Ok(())
+        })
+    }
+
+    /// The same, on any number of ranks.
+    pub(crate) fn launch_any(&self) -> anyhow::Result<Option<ExitCode>> {
+        self.launch_checked(|_| Ok(()))
+    }
+
+    /// Whether several ranks are asked for, or this is one of them.
+    pub(crate) fn are_several(&self) -> bool {
+        self.ranks.is_some_and(|ranks| ranks > 1) || Launched::from_environment().is_some()
+    }
+
+    fn launch_checked(
+        &self,
+        check: impl FnOnce(usize) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Option<ExitCode>> {
         let Some(ranks) = self.ranks.filter(|ranks| *ranks > 1) else {
             return Ok(None);
         };
@@ -51,13 +79,11 @@ impl RankArgs {
         }
         if !HAS_MPI {
             return Err(exit::usage(format!(
-                "--ranks {ranks}: this build trains on one rank; hint: {BUILD}, with MPI and libclang installed \
+                "--ranks {ranks}: this build has one rank; hint: {BUILD}, with MPI and libclang installed \
                  (Debian: openmpi-bin libopenmpi-dev libclang-dev)"
             )));
         }
-        let train = config()?.train;
-        Division::new(train.accumulation, train.lanes, ranks)
-            .map_err(nextword_train::TrainError::from)?;
+        check(ranks)?;
         let program = std::env::current_exe()?;
         let arguments = without_rank_arguments(std::env::args_os().skip(1));
         let hosts = self.hosts.as_deref();
@@ -109,9 +135,38 @@ fn run_launcher(mut command: Command) -> anyhow::Result<ExitCode> {
         // If it has ended, there is nothing to stop.
         let _ = Command::new("kill").args([signal, &process]).status();
     })?;
-    let status = child.wait()?;
+    let Some(status) = wait_for_launcher(&mut child)? else {
+        child.kill()?;
+        child.wait()?;
+        return Err(anyhow::anyhow!(
+            "the ranks of this machine have ended, but mpirun waits for machines that it does not reach; hint: end \
+             nextword there if it still runs"
+        ));
+    };
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     Ok(ExitCode::from(code.unwrap_or(Code::Failure as u8)))
+}
+
+/// Waits for `mpirun`. `None` if it has not ended long after the ranks of this machine: it waits for machines whose
+/// network is down as long as TCP tries to send to them.
+#[cfg(unix)]
+fn wait_for_launcher(
+    child: &mut std::process::Child,
+) -> std::io::Result<Option<std::process::ExitStatus>> {
+    let program = std::env::current_exe()?;
+    let mut last_seen = None;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if has_child(child.id(), &program) == Some(true) {
+            last_seen = Some(Instant::now());
+        }
+        if last_seen.is_some_and(|seen: Instant| seen.elapsed() > LAUNCHER) {
+            return Ok(None);
+        }
+        std::thread::sleep(POLL);
+    }
 }
 
 /// Other systems have no such signals.
@@ -150,7 +205,7 @@ pub(crate) fn refuse() -> anyhow::Result<()> {
     match Launched::from_environment() {
         Some(Launched { ranks, .. }) => Err(exit::usage(format!(
             "started as one of {ranks} ranks, but this command runs on one; hint: start it without mpirun or srun; only \
-             train and resume run on several"
+             train, resume and eval run on several"
         ))),
         None => Ok(()),
     }
@@ -158,9 +213,15 @@ pub(crate) fn refuse() -> anyhow::Result<()> {
 
 /// Gives each rank of a machine a GPU of its own, if the device has no number.
 pub(crate) fn choose_device(config: &mut RunConfig) {
-    let is_gpu = ["cuda", "rocm", "wgpu", "vulkan", "metal"].contains(&&*config.device);
-    if let Some(launched) = Launched::from_environment().filter(|_| is_gpu) {
-        config.device = format!("{}:{}", config.device, launched.local_rank);
+    config.device = own_device(&config.device);
+}
+
+/// The device of this rank, where the user named `device`.
+pub(crate) fn own_device(device: &str) -> String {
+    let is_gpu = ["cuda", "rocm", "wgpu", "vulkan", "metal"].contains(&device);
+    match Launched::from_environment().filter(|_| is_gpu) {
+        Some(launched) => format!("{device}:{}", launched.local_rank),
+        None => device.to_string(),
     }
 }
 

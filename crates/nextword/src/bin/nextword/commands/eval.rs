@@ -1,10 +1,12 @@
 //! `nextword eval MODEL|RUN FILE...`, `--task FILE` and `--conversations FILE`.
 
 mod conversations;
+mod shared;
 
 use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::builder::RangedU64ValueParser;
@@ -15,10 +17,12 @@ use nextword_eval::{
 };
 use nextword_generate::TextGenerator;
 use nextword_model::ModelDir;
+use nextword_parallel::Group;
 
 use crate::args::{BaseArgs, MappingArgs};
 use crate::exit::{bad_file, usage};
 use crate::format::{count, duration, grouped, sanitize, signed};
+use crate::ranks::RankArgs;
 use crate::{models, output};
 
 /// `eval MODEL|RUN FILE...`.
@@ -74,6 +78,7 @@ pub(crate) struct EvalArgs {
     base: BaseArgs,
     #[command(flatten)]
     mapping: MappingArgs,
+    ranks: RankArgs,
     /// Use a run's last model instead of its best
     #[arg(long)]
     last: bool,
@@ -83,7 +88,15 @@ pub(crate) struct EvalArgs {
 }
 
 /// Evaluates a model on a text or a task.
-pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
+pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
+    if args.ranks.are_several() {
+        return shared::run(args);
+    }
+    run_alone(args)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_alone(args: &EvalArgs) -> anyhow::Result<()> {
     if let Some(task) = &args.task {
         let dir = args.base.open(&args.model, args.last)?;
         return run_task(args, &args.mapping.apply(dir), task);
@@ -91,6 +104,11 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     if !args.conversations.is_empty() {
         return conversations::run(args);
     }
+    run_text(args, &Group::alone())
+}
+
+/// Evaluates a model on a text, whose windows the ranks of `group` share. Rank 0 prints the results.
+fn run_text(args: &EvalArgs, group: &Group) -> anyhow::Result<()> {
     if args.against.is_some() && args.files.iter().any(|file| file == Path::new("-")) {
         return Err(usage(
             "--against reads the text twice, which is not possible with standard input; hint: pass a file",
@@ -103,12 +121,15 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
         ..SourceConfig::default()
     })?;
     let start = Instant::now();
-    let (report, evaluated) = evaluate(&args.model, Some(&args.base), args, &sources)?;
+    let (report, evaluated) = evaluate(&args.model, Some(&args.base), args, &sources, group)?;
     let seconds = start.elapsed().as_secs_f64();
     let against = args.against.as_ref();
     let against = against
-        .map(|other| evaluate(other, None, args, &sources))
+        .map(|other| evaluate(other, None, args, &sources, group))
         .transpose()?;
+    if !group.is_first() {
+        return Ok(());
+    }
     if args.json {
         let mut value = serde_json::to_value(&report)?;
         if let Some((against, other)) = against {
@@ -147,13 +168,14 @@ fn evaluate(
     base: Option<&BaseArgs>,
     args: &EvalArgs,
     sources: &Sources,
+    group: &Group,
 ) -> anyhow::Result<(TextReport, Evaluated)> {
     let dir = match base {
         Some(base) => base.open(model, args.last)?,
         None => models::open(model, args.last)?,
     };
     let dir = args.mapping.apply(dir);
-    let device = models::open_and_name_device(&args.device)?;
+    let device = shared::open_device(&args.device, group)?;
     let generator = TextGenerator::open(&dir, &device)?;
     let settings = TextSettings {
         batch_size: args.batch_size,
@@ -165,14 +187,23 @@ fn evaluate(
     };
     let tokenizer = generator.tokenizer();
     let mut progress = ProgressLine::new();
-    let report = evaluate_text_with(
-        generator.model(),
-        tokenizer.as_ref(),
-        &dir.card.special,
-        sources.chunks_for(tokenizer.text_cuts()),
-        settings,
-        &mut |step| progress.update(step),
-    );
+    let (model, special) = (generator.model(), &dir.card.special);
+    let chunks = sources.chunks_for(tokenizer.text_cuts());
+    let report = if group.size() > 1 {
+        shared::evaluate_text(group, model, tokenizer.as_ref(), special, chunks, settings)
+    } else {
+        let mut on_progress = |step| progress.update(step);
+        let tokenizer = tokenizer.as_ref();
+        evaluate_text_with(
+            model,
+            tokenizer,
+            special,
+            chunks,
+            settings,
+            &mut on_progress,
+        )
+        .map_err(anyhow::Error::from)
+    };
     output::eprint_progress("");
     let report = report?;
     if !report.loss.nats_per_token.is_finite() {

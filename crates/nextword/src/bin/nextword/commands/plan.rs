@@ -236,6 +236,17 @@ fn rank_lines(plan: &Plan) -> Vec<String> {
         bytes(ranks.sent_bytes),
         ranks.exchange_seconds
     )];
+    if let Some(exposed) = ranks.exposed_seconds {
+        lines.push(format!(
+            "    {:<20}{exposed:>12.3} s  of it after the backward pass",
+            "exposed"
+        ));
+    }
+    lines.push(format!(
+        "    {:<20}{:>14}  per rank",
+        "moments",
+        bytes(ranks.optimizer_bytes)
+    ));
     if let (Some(step), Some(efficiency)) = (ranks.step_seconds, ranks.efficiency) {
         lines.push(format!(
             "    {:<20}{step:>12.3} s  {:.0}% of {} times the speed",
