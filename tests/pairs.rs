@@ -137,7 +137,7 @@ fn each_architecture_learns_the_pairs_of_statquest() {
             continue;
         }
         // Explained and served, the source and its target are the same.
-        let report = succeed(&dir, &["explain", &run, "let's go", "--format", "json"]);
+        let report = dir.succeed(&["explain", &run, "let's go", "--format", "json"]);
         let report: Value = serde_json::from_str(&report).unwrap();
         assert_eq!(
             report["answer"][0]["token"]["text"], "vamos",
@@ -265,7 +265,7 @@ fn blanks_are_filled_and_texts_are_embedded() {
         "{}",
         stderr(&quantized)
     );
-    let report = succeed(&dir, &["explain", "runs/blanks", text, "--format", "json"]);
+    let report = dir.succeed(&["explain", "runs/blanks", text, "--format", "json"]);
     let report: Value = serde_json::from_str(&report).unwrap();
     let explained = report["answer"][0]["token"]["id"].as_u64();
     assert_eq!(explained, candidates[0]["id"].as_u64());

@@ -97,7 +97,9 @@ pub fn evaluate_on_ranks(
         let hint = "copy the same model to each machine";
         group.check_equal("the weights (SHA-256)", &sha256_hex(&hashes), hint)?;
     }
-    evaluate(group, model, windows, rows)
+    evaluate(group, model, windows, rows, &mut |_, _| {
+        ControlFlow::Continue(())
+    })
 }
 
 /// The loss over `windows`, whose batches are dealt to the ranks in turn and summed in their order, as by one process.

@@ -214,6 +214,7 @@ fn requests_over_8_bit_pages_are_bitwise_equal_alone_and_under_load() {
             prefill_tokens: 32,
             cache_tokens: Some(cache_tokens),
             cache_precision: CachePrecision::Int8,
+            start_id: 0,
         };
         run_all(&mut Batcher::new(models().remove(0), options), requests)
     };

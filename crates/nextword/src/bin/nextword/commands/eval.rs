@@ -78,6 +78,7 @@ pub(crate) struct EvalArgs {
     base: BaseArgs,
     #[command(flatten)]
     mapping: MappingArgs,
+    #[command(flatten)]
     ranks: RankArgs,
     /// Use a run's last model instead of its best
     #[arg(long)]
