@@ -415,8 +415,8 @@ fn a_panic_of_one_rank_ends_the_others() {
     let ends = on_ranks(2, |group| {
         if group.rank() == 1 {
             let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                let group = group; // Dropped while the stack unwinds.
-                assert!(group.is_first(), "a panic of the test");
+                let dropped = group; // While the stack unwinds.
+                assert!(dropped.is_first(), "a panic of the test");
             }));
             assert!(panicked.is_err());
             return Ok(StopReason::Finished);
