@@ -2,13 +2,15 @@
 //!
 //! Each weight is an integer times a scale shared by a block of 32 weights along the inner
 //! dimension (block-wise quantization as in Dettmers et al. 2022, arXiv 2208.07339, without
-//! outliers), plus a minimum in one format. The CPU kernels multiply the integers directly; other
-//! devices dequantize first.
+//! outliers), plus a minimum in one format. The kernels for CPUs and GPUs multiply the integers directly;
+//! other devices dequantize first.
 
 use std::sync::Arc;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
+#[cfg(feature = "gpu")]
+use crate::LinearFusion;
 use crate::cpu::matmul::MatRef;
 use crate::cpu::matmul::quant::{BLOCK, QuantMatrix, StoredMatrix};
 pub use crate::cpu::matmul::quant::{Bits, BlockFormat};
@@ -37,19 +39,22 @@ use crate::cpu::matmul::{MatMut, MatvecOptions};
 /// assert!(linear_quantized(x, &small, None).all_close(exact, None, Some(0.2)));
 /// ```
 #[derive(Clone, Debug)]
-pub struct QuantizedMatrix(Arc<QuantMatrix>);
+pub struct QuantizedMatrix(
+    Arc<QuantMatrix>,
+    /// Copies on GPUs.
+    #[cfg(feature = "gpu")]
+    Arc<crate::gpu::quantized::DeviceCopies>,
+);
 
 impl QuantizedMatrix {
     /// Returns whether products on `device` read the integers directly. Elsewhere every product
     /// dequantizes the weight first, so it is better to dequantize it once.
     pub fn has_native_kernel(device: &Device) -> bool {
-        #[cfg(feature = "flex")]
-        return *device == Device::flex();
-        #[cfg(not(feature = "flex"))]
-        {
-            let _ = device;
-            false
+        #[cfg(feature = "gpu")]
+        if crate::gpu::is_gpu(device) {
+            return true;
         }
+        crate::is_flex(device)
     }
 
     /// Quantizes `weight`, `[d_in, d_out]`: to [`BlockFormat::Q8_0`] or [`BlockFormat::Q4_1`], whose
@@ -68,8 +73,22 @@ impl QuantizedMatrix {
         Self::new(MatRef::row_major(&values, d_out, d_in).t(), bits)
     }
 
+    fn wrap(matrix: QuantMatrix) -> Self {
+        Self(
+            Arc::new(matrix),
+            #[cfg(feature = "gpu")]
+            Arc::default(),
+        )
+    }
+
+    /// The copies on GPUs.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn device_copies(&self) -> &crate::gpu::quantized::DeviceCopies {
+        &self.1
+    }
+
     fn new(weight: MatRef<'_>, bits: Bits) -> Self {
-        Self(Arc::new(QuantMatrix::quantize(weight, bits)))
+        Self::wrap(QuantMatrix::quantize(weight, bits))
     }
 
     /// Creates a matrix of `shape`, `[d_in, d_out]`, from the tensor data of a GGUF file: for each of the
@@ -87,7 +106,7 @@ impl QuantizedMatrix {
     /// ```
     pub fn from_gguf(shape: [usize; 2], format: BlockFormat, bytes: &[u8]) -> Option<Self> {
         let matrix = QuantMatrix::from_gguf((shape[0], shape[1]), format, bytes)?;
-        Some(Self(Arc::new(matrix)))
+        Some(Self::wrap(matrix))
     }
 
     /// Returns the data as in [`from_gguf`](Self::from_gguf), or `None` if GGUF does not have the format
@@ -117,7 +136,7 @@ impl QuantizedMatrix {
             minimums,
         };
         let matrix = QuantMatrix::from_stored((shape[0], shape[1]), format, &stored)?;
-        Some(Self(Arc::new(matrix)))
+        Some(Self::wrap(matrix))
     }
 
     /// Returns the integers as in [`from_stored`](Self::from_stored).
@@ -225,6 +244,10 @@ pub fn linear_quantized(
     if crate::fused::is_flex_f32(&x) {
         return fast::linear(x, weight, bias);
     }
+    #[cfg(feature = "gpu")]
+    if crate::gpu::quantized::supports(&x, weight) {
+        return crate::gpu::quantized::linear(x, weight, bias, LinearFusion::default());
+    }
     let weight = weight.to_tensor(&x.device());
     crate::reference::linear(x, weight, bias)
 }
@@ -233,6 +256,10 @@ pub fn linear_quantized(
 pub fn embed_quantized(table: &QuantizedMatrix, ids: Tensor<2, Int>) -> Tensor<3> {
     let ([batch, seq], device) = (ids.dims(), ids.device());
     let width = table.shape()[0];
+    #[cfg(feature = "gpu")]
+    if crate::gpu::is_gpu(&device) && batch * seq * width > 0 {
+        return crate::gpu::quantized::embed(table, ids);
+    }
     let ids = ids.into_data().convert::<i32>().try_into_vec::<i32>();
     let ids = ids.unwrap_or_else(|e| unreachable!("just converted: {e:?}"));
     let column = |id: i32| (0..width).map(move |i| table.0.value(i, id.cast_unsigned() as usize));
