@@ -11,6 +11,9 @@ over all rounds and the peak memory of each process.
 
 With --decode, compares token generation with randomly initialized models instead, against
 `transformers` with its KV cache (pip install transformers).
+
+On a GPU, name the devices of both: --device vulkan --torch-device cuda. The peak memory is that of the
+main memory.
 """
 
 import argparse
@@ -78,7 +81,7 @@ def build(size):
                     nn.init.normal_(parameter, std=0.02)
 
         def forward(self, ids, targets):
-            x = self.tokens(ids) + self.positions(torch.arange(ids.shape[1]))
+            x = self.tokens(ids) + self.positions(torch.arange(ids.shape[1], device=ids.device))
             for block in self.blocks:
                 x = block(x)
             logits = F.linear(self.norm(x), self.tokens.weight)
@@ -87,13 +90,13 @@ def build(size):
     return Model()
 
 
-def worker(size, mode):
+def worker(size, mode, device):
     """For each line `N` on stdin, run N training steps and report the seconds per step."""
     import torch
 
     torch.manual_seed(1337)
     _, _, _, context, batch, vocab, _, _ = SIZES[size]
-    model = build(size)
+    model = build(size).to(device)
     decay = [p for p in model.parameters() if p.dim() > 1]
     no_decay = [p for p in model.parameters() if p.dim() <= 1]
     groups = [{"params": decay, "weight_decay": 0.1}, {"params": no_decay, "weight_decay": 0.0}]
@@ -102,8 +105,8 @@ def worker(size, mode):
     bf16 = "bf16" in mode
 
     def step():
-        ids = torch.randint(0, vocab, (batch, context + 1))
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+        ids = torch.randint(0, vocab, (batch, context + 1)).to(device)
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=bf16):
             loss = compiled(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -164,8 +167,9 @@ def peak_memory(pid):
 class TorchWorker:
     """A worker process that runs PyTorch in one mode."""
 
-    def __init__(self, size, mode):
+    def __init__(self, size, mode, device):
         command = [sys.executable, os.path.abspath(__file__), "--worker", mode, "--size", size]
+        command += ["--torch-device", device]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout.readline().strip() == "ready", f"{mode} did not start"
 
@@ -199,12 +203,15 @@ def main():
     parser.add_argument("--steps", type=int, help="steps (or tokens) per round [default: about two seconds]")
     parser.add_argument("--decode", action="store_true", help="compare generation instead of training")
     parser.add_argument("--bits", choices=["8", "4"], help="with --decode: bits per weight of nextword [default: f32]")
+    parser.add_argument("--device", default="flex", help="device of nextword")
+    parser.add_argument("--torch-device", default="cpu", help="device of PyTorch, for training")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker == "transformers":
         return decode_worker(arguments.size)
     if arguments.worker:
-        return worker(arguments.size, arguments.worker)
+        return worker(arguments.size, arguments.worker, arguments.torch_device)
 
     size = arguments.size
     if arguments.decode:
@@ -215,7 +222,8 @@ def main():
         task, modes, tokens = "train", arguments.modes, SIZES[size][3] * SIZES[size][4]
         extra = ["--precision", arguments.precision]
         count = arguments.steps or {"small": 60, "medium": 10, "gpt2": 3}[size]
-    baselines = {mode: TorchWorker(size, mode) for mode in modes}
+    extra += ["--device", arguments.device]
+    baselines = {mode: TorchWorker(size, mode, arguments.torch_device) for mode in modes}
     ours, theirs = [], {mode: [] for mode in baselines}
     for _ in range(arguments.rounds):
         ours.append(bench_nextword(arguments.nextword, task, size, count, extra))
@@ -227,6 +235,11 @@ def main():
     def median(values):
         return statistics.median(value["seconds"] for value in values)
 
+    if arguments.json:
+        speeds = {mode: tokens / median(values) for mode, values in theirs.items()}
+        return print(json.dumps({"task": task, "size": size, "device": arguments.device,
+                                 "torch_device": arguments.torch_device,
+                                 "tokens_per_second": tokens / median(ours), "pytorch": speeds}))
     cores = statistics.median(value["cores"] for value in ours)
     print(f"{task} {size} {' '.join(extra)}: nextword {tokens / median(ours):,.0f} tokens/s, "
           f"{ours[-1]['peak'] / 2**20:,.0f} MiB, {cores:.2f} cores busy")

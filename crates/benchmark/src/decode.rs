@@ -2,16 +2,16 @@
 
 use std::time::Instant;
 
-use burn::tensor::Device;
 use nextword_generate::{DecodeOptions, Decoder, SamplingConfig};
-use nextword_model::{Precision, QuantizedMatrix, Transformer};
+use nextword_kernels::{is_flex, record_launches};
+use nextword_model::{Precision, Transformer};
 
 use crate::{BenchmarkError, Measurement, Runner, machine};
 
 impl Runner {
     /// Times the tokens of one completion of a short fixed prompt: `tokens` per round, at most half of the
-    /// context. `subject` is the name of the model in the result. On a CPU, the peak is the memory
-    /// bandwidth, since each token reads all weights.
+    /// context. `subject` is the name of the model in the result. The peak is the memory bandwidth, since each
+    /// token reads all weights: on a CPU that of reading, elsewhere that of copies on the device.
     ///
     /// ```
     /// use nextword_benchmark::{Runner, Size};
@@ -48,16 +48,23 @@ impl Runner {
         };
         round()?; // Warms up.
         let timed = self.measure(round)?;
+        let launches = launches_per_token(model, &prompt)?;
         let per_second = 1.0 / timed.seconds.median;
         let report = self.report(timed, "decode", subject, "token");
         // Measured last, because it would raise the peak memory in the report.
-        let bandwidth = on_cpu(&self.device).then(machine::read_bandwidth);
+        let bandwidth = if is_flex(&self.device) {
+            machine::read_bandwidth()
+        } else {
+            machine::copy_bandwidth(&self.device)
+        };
         let bytes = model.bytes_per_token() as f64 * per_second;
         Ok(Measurement {
             tokens_per_second: Some(per_second),
-            share_of_peak: bandwidth.map(|peak| bytes / peak),
-            peak: bandwidth,
+            share_of_peak: Some(bytes / bandwidth),
+            peak: Some(bandwidth),
             peak_is_bandwidth: true,
+            bytes_per_second: Some(bytes),
+            launches,
             ..report
         })
     }
@@ -113,9 +120,16 @@ impl Runner {
     }
 }
 
-/// Returns whether the weights are in the memory that `read_bandwidth` measures.
-fn on_cpu(device: &Device) -> bool {
-    QuantizedMatrix::has_native_kernel(device)
+/// GPU kernels of one decoded token, if there are any.
+fn launches_per_token(
+    model: &Transformer,
+    prompt: &[u32],
+) -> Result<Option<usize>, BenchmarkError> {
+    let mut decoder = Decoder::new(model, &[prompt.to_vec()], options(2))?;
+    decoder.step()?; // Prefill.
+    let (token, launches) = record_launches(|| decoder.step());
+    token?;
+    Ok(Some(launches.len()).filter(|count| *count > 0))
 }
 
 fn prompt(model: &Transformer, len: usize) -> Vec<u32> {

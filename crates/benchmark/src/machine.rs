@@ -16,7 +16,7 @@ pub fn peak_flops(device: &Device, precision: Precision) -> f64 {
         let start = Instant::now();
         let y = nextword_kernels::linear_with_precision(precision, x.clone(), w.clone(), None);
         // Reading a value waits for the device.
-        black_box(y.narrow(1, 0, 1).narrow(2, 0, 1).into_data());
+        black_box(y.narrow(1, 0, 1).narrow(2, 0, 1).into_scalar::<f32>());
         best = best.min(start.elapsed().as_secs_f64());
     }
     2.0 * (N as f64).powi(3) / best
@@ -40,6 +40,23 @@ pub fn read_bandwidth() -> f64 {
         best = best.min(start.elapsed().as_secs_f64());
     }
     BYTES as f64 / best
+}
+
+/// Measures the bytes per second that `device` reads and writes in a copy of 64 MB: the best of five rounds of
+/// eight.
+pub fn copy_bandwidth(device: &Device) -> f64 {
+    const LEN: usize = 16 << 20;
+    const COPIES: usize = 8;
+    let x = Tensor::<1>::ones([LEN], device);
+    let mut best = f64::INFINITY;
+    for _ in 0..5 {
+        let start = Instant::now();
+        let copy = (0..COPIES).fold(x.clone(), |copy, _| copy * 1.0);
+        // Reading a value waits for the device.
+        black_box(copy.narrow(0, 0, 1).into_scalar::<f32>());
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    (2 * COPIES * LEN * size_of::<f32>()) as f64 / best
 }
 
 /// Sums with 32 independent accumulators, which the compiler vectorizes.
@@ -97,7 +114,7 @@ fn gflops_of_size(device: &Device, n: usize, seconds: f64) -> (f64, f64) {
             product = a.clone().matmul(b.clone());
         }
         // Reading a value waits for the device.
-        let _ = product.slice([0..1, 0..1]).into_data();
+        black_box(product.slice([0..1, 0..1]).into_scalar::<f32>());
         start.elapsed().as_secs_f64().max(1e-9)
     };
     // The first products compile, autotune and warm up.

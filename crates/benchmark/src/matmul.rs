@@ -49,7 +49,7 @@ impl Runner {
                 last = Some(linear(x.clone(), w.clone(), None));
             }
             // Reading a value waits for the device.
-            let last = last.map(|y| y.narrow(1, 0, 1).narrow(2, 0, 1).into_data());
+            let last = last.map(|y| y.narrow(1, 0, 1).narrow(2, 0, 1).into_scalar::<f32>());
             black_box(last);
             start.elapsed().as_secs_f64() / repeats as f64
         };

@@ -30,6 +30,12 @@ pub struct Measurement {
     pub peak: Option<f64>,
     /// Whether memory bandwidth limits this work.
     pub peak_is_bandwidth: bool,
+    /// Bytes of weights read per second, from the median; absent where that is not what takes the time.
+    #[serde(default)]
+    pub bytes_per_second: Option<f64>,
+    /// GPU kernels that a unit of work launches; absent on CPUs.
+    #[serde(default)]
+    pub launches: Option<usize>,
     /// CPU seconds per wall-clock second; absent where other processes did the work.
     pub cores_busy: Option<f64>,
     /// Peak memory in bytes; absent where unknown.
@@ -102,6 +108,8 @@ impl Timed {
             share_of_peak: None,
             peak: None,
             peak_is_bandwidth: false,
+            bytes_per_second: None,
+            launches: None,
             cores_busy: self.cores_busy,
             peak_memory_bytes: peak_memory(),
         }

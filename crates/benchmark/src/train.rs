@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use burn::module::Module;
 use nextword_data::{CounterRng, TokenBatch};
+use nextword_kernels::record_launches;
 use nextword_model::{ModelConfig, Precision};
 use nextword_train::{OptimizerConfig, Stepper};
 
@@ -67,6 +68,7 @@ impl Runner {
             steps(count);
             Ok::<_, BenchmarkError>(start.elapsed().as_secs_f64() / count as f64)
         })?;
+        let (_, launches) = record_launches(|| steps(1));
         let tokens_per_second = (batch * seq) as f64 / timed.seconds.median;
         let flops = tokens_per_second * config.training_flops(seq) as f64;
         let precision = match precision {
@@ -76,6 +78,7 @@ impl Runner {
         let subject = format!("{} in {precision}", size.name());
         Ok(Measurement {
             tokens_per_second: Some(tokens_per_second),
+            launches: Some(launches.len()).filter(|count| *count > 0),
             ..self
                 .report(timed, "train", subject, "step")
                 .with_flops(flops, peak)

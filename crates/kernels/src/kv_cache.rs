@@ -56,6 +56,40 @@ pub fn write_cache(
     })
 }
 
+/// [`write_cache`] for the keys and the values of a cache, which is one kernel on GPUs.
+///
+/// # Panics
+/// As [`write_cache`]; also if keys and values differ in shape.
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use nextword_kernels::write_keys_values;
+///
+/// let device = Device::flex();
+/// let cache = || Tensor::<4>::zeros([1, 1, 4, 2], &device);
+/// let new = |value: f32| Tensor::<4>::full([1, 1, 1, 2], value, &device);
+/// let written = write_keys_values([cache(), cache()], [new(1.0), new(2.0)], &[&[0]], &[3]);
+/// assert_eq!(written.map(|x| x.sum().into_scalar::<f32>()), [2.0, 4.0]);
+/// ```
+pub fn write_keys_values(
+    cache: [Tensor<4>; 2],
+    new: [Tensor<4>; 2],
+    pages: &[&[usize]],
+    starts: &[usize],
+) -> [Tensor<4>; 2] {
+    assert!(
+        cache[0].dims() == cache[1].dims() && new[0].dims() == new[1].dims(),
+        "keys and values differ in shape"
+    );
+    #[cfg(feature = "gpu")]
+    if cache.iter().chain(&new).all(crate::gpu::is_gpu_f32) {
+        check_starts(cache[0].dims(), new[0].dims(), pages, starts);
+        return crate::gpu::kv_cache::write(cache, new, pages, starts);
+    }
+    let ([keys, values], [k, v]) = (cache, new);
+    [(keys, k), (values, v)].map(|(cache, new)| write_cache(cache, new, pages, starts))
+}
+
 /// Panics unless rows of shape `new` fit into their pages of a cache.
 pub(crate) fn check_starts(
     cache @ [_, heads, page_len, head_dim]: [usize; 4],

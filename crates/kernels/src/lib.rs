@@ -17,14 +17,14 @@
 //! | [`rotate`] | rotary position embedding (`RoPE`) |
 //! | [`embed`] | row gather, and scatter-add in the backward pass |
 //! | [`attention_paged`] | the same over the pages of a KV cache |
-//! | [`write_cache`], [`gather_pages`] | in-place writes to the pages of a KV cache for all rows; copies of pages |
+//! | [`write_cache`], [`write_keys_values`], [`gather_pages`] | in-place writes to the pages of a KV cache for all rows; copies of pages |
 //! | [`dropout`] | masks from a counter-based generator |
 //! | [`cross_entropy_sum`], [`cross_entropy_per_sequence`] | output layer fused with softmax cross-entropy, in chunks |
 //! | [`sum_of_squares`], [`adamw`] | parallel over chunks of parameters |
 //!
-//! GPU kernels exist for [`attention`], [`normalize`], [`activate`], [`gate`], [`rotate`], [`embed`],
-//! [`dropout`], the cross-entropy of given logits, [`sum_of_squares`] and [`adamw`]. Matrix products there
-//! are Burn's.
+//! GPU kernels exist for [`linear`], [`linear_table`], [`linear_quantized`], [`linear_fused`], [`attention`],
+//! [`attention_paged`], [`write_keys_values`], [`normalize`], [`activate`], [`gate`], [`rotate`], [`embed`],
+//! [`embed_quantized`], [`dropout`], [`cross_entropy_sum`], [`sum_of_squares`] and [`adamw`].
 //!
 //! On the CPU, every result is bitwise identical for any number of threads. The kernels run on a thread
 //! pool of their own, which [`parallel_for_each`] opens to other work and [`with_threads`] limits; the
@@ -64,7 +64,9 @@ mod fused;
 pub(crate) mod gpu;
 mod kinds;
 mod kv_cache;
+mod launches;
 mod linear;
+mod linear_fusion;
 mod lora;
 mod low_rank_update;
 mod mask;
@@ -91,8 +93,10 @@ pub use cross_entropy::{
 pub use dropout::{DropoutMask, dropout};
 pub use embedding::embed;
 pub use kinds::{Activation, AdamwStep, NormKind, Precision};
-pub use kv_cache::{gather_pages, write_cache};
+pub use kv_cache::{gather_pages, write_cache, write_keys_values};
+pub use launches::record_launches;
 pub use linear::{MATVEC_MAX_SEQ, linear, linear_table, linear_with_precision};
+pub use linear_fusion::{LinearFusion, linear_fused};
 pub use lora::{LinearWeight, RowUpdate, add_row_updates, linear_lora};
 pub use low_rank_update::LowRankUpdate;
 pub use mask::{AttentionMask, Segment};
@@ -102,6 +106,23 @@ pub use quantized::{Bits, BlockFormat, QuantizedMatrix, embed_quantized, linear_
 pub use quantized_pages::{QuantizedPages, attention_paged_quantized};
 pub use rotary::rotate;
 pub use rotary_tables::RotaryTables;
+
+/// Whether `device` is Burn's flex backend, whose operations have the fast implementations for CPUs.
+///
+/// ```
+/// use burn::tensor::Device;
+///
+/// assert!(nextword_kernels::is_flex(&Device::flex()));
+/// ```
+pub fn is_flex(device: &burn::tensor::Device) -> bool {
+    #[cfg(feature = "flex")]
+    return *device == burn::tensor::Device::flex();
+    #[cfg(not(feature = "flex"))]
+    {
+        let _ = device;
+        false
+    }
+}
 
 /// Frees the memory of the CPU operations that no tensor uses at the moment. They keep it for the next
 /// operations of the same sizes; call this before work of other sizes, or after the last.

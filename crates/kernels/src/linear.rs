@@ -46,6 +46,11 @@ pub fn linear_with_precision(
     if crate::fused::is_flex_f32(&x) {
         return fast::linear(precision, x, weight, bias, fast::WeightLayout::InOut);
     }
+    #[cfg(feature = "gpu")]
+    if precision == Precision::F32 && crate::gpu::linear::supports(&x, &weight) {
+        let fusion = crate::LinearFusion::default();
+        return crate::gpu::linear::linear(x, weight, false, bias, fusion);
+    }
     crate::reference::linear_with_precision(precision, x, weight, bias)
 }
 
@@ -64,6 +69,11 @@ pub fn linear_table(
     #[cfg(feature = "flex")]
     if crate::fused::is_flex_f32(&x) {
         return fast::linear(precision, x, table, bias, fast::WeightLayout::OutIn);
+    }
+    #[cfg(feature = "gpu")]
+    if precision == Precision::F32 && crate::gpu::linear::supports(&x, &table) {
+        let fusion = crate::LinearFusion::default();
+        return crate::gpu::linear::linear(x, table, true, bias, fusion);
     }
     crate::reference::linear_with_precision(precision, x, table.transpose(), bias)
 }

@@ -2,14 +2,16 @@
 //!
 //! Each weight is an integer times a scale shared by 16 or 32 weights along the inner
 //! dimension (block-wise quantization as in Dettmers et al. 2022, arXiv 2208.07339, without
-//! outliers), plus a minimum in some formats. The CPU kernels multiply the integers directly; other
-//! devices dequantize first.
+//! outliers), plus a minimum in some formats. The kernels for CPUs multiply the integers directly, those for GPUs
+//! the integers of 8 and 4 bits whose blocks have one scale; elsewhere, weights are dequantized first.
 
 use std::sync::Arc;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use bytes::Bytes;
 
+#[cfg(feature = "gpu")]
+use crate::LinearFusion;
 use crate::cpu::matmul::MatRef;
 use crate::cpu::matmul::quant::{BLOCK, PANEL, QuantMatrix, StoredMatrix};
 pub use crate::cpu::matmul::quant::{Bits, BlockFormat};
@@ -38,19 +40,22 @@ use crate::cpu::matmul::{MatMut, MatvecOptions};
 /// assert!(linear_quantized(x, &small, None).all_close(exact, None, Some(0.2)));
 /// ```
 #[derive(Clone, Debug)]
-pub struct QuantizedMatrix(Arc<QuantMatrix>);
+pub struct QuantizedMatrix(
+    Arc<QuantMatrix>,
+    /// Copies on GPUs.
+    #[cfg(feature = "gpu")]
+    Arc<crate::gpu::quantized::DeviceCopies>,
+);
 
 impl QuantizedMatrix {
     /// Returns whether products on `device` read the integers directly. Elsewhere every product
     /// dequantizes the weight first, so it is better to dequantize it once.
     pub fn has_native_kernel(device: &Device) -> bool {
-        #[cfg(feature = "flex")]
-        return *device == Device::flex();
-        #[cfg(not(feature = "flex"))]
-        {
-            let _ = device;
-            false
+        #[cfg(feature = "gpu")]
+        if crate::gpu::is_gpu(device) {
+            return true;
         }
+        crate::is_flex(device)
     }
 
     /// Quantizes `weight`, `[d_in, d_out]`: to [`BlockFormat::Q8_0`] or [`BlockFormat::Q4_1`], whose
@@ -98,8 +103,22 @@ impl QuantizedMatrix {
         Self::new(MatRef::row_major(&values, d_out, d_in).t(), bits, None)
     }
 
+    fn wrap(matrix: QuantMatrix) -> Self {
+        Self(
+            Arc::new(matrix),
+            #[cfg(feature = "gpu")]
+            Arc::default(),
+        )
+    }
+
+    /// The copies on GPUs.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn device_copies(&self) -> &crate::gpu::quantized::DeviceCopies {
+        &self.1
+    }
+
     fn new(weight: MatRef<'_>, bits: Bits, mean_squares: Option<&[f32]>) -> Self {
-        Self(Arc::new(QuantMatrix::quantize(weight, bits, mean_squares)))
+        Self::wrap(QuantMatrix::quantize(weight, bits, mean_squares))
     }
 
     /// Creates a matrix of `shape`, `[d_in, d_out]`, from the tensor data of a GGUF file: for each of the
@@ -117,7 +136,7 @@ impl QuantizedMatrix {
     /// ```
     pub fn from_gguf(shape: [usize; 2], format: BlockFormat, bytes: &[u8]) -> Option<Self> {
         let matrix = QuantMatrix::from_gguf((shape[0], shape[1]), format, bytes)?;
-        Some(Self(Arc::new(matrix)))
+        Some(Self::wrap(matrix))
     }
 
     /// Returns the data as in [`from_gguf`](Self::from_gguf), or `None` if GGUF does not have the format
@@ -148,7 +167,7 @@ impl QuantizedMatrix {
             minimums,
         };
         let matrix = QuantMatrix::from_stored((shape[0], shape[1]), format, &stored)?;
-        Some(Self(Arc::new(matrix)))
+        Some(Self::wrap(matrix))
     }
 
     /// Returns the integers as in [`from_stored`](Self::from_stored); empty for formats without
@@ -208,7 +227,7 @@ impl QuantizedMatrix {
     /// ```
     pub fn from_panels(shape: [usize; 2], format: BlockFormat, data: [&[u8]; 3]) -> Option<Self> {
         let matrix = QuantMatrix::copy_panels(shape.into(), format, data)?;
-        Some(Self(Arc::new(matrix)))
+        Some(Self::wrap(matrix))
     }
 
     /// As [`from_panels`](Self::from_panels), but without copying bytes that are aligned to 64: the matrix keeps
@@ -219,7 +238,7 @@ impl QuantizedMatrix {
         data: [Bytes; 3],
     ) -> Option<Self> {
         let matrix = QuantMatrix::share_panels(shape.into(), format, data)?;
-        Some(Self(Arc::new(matrix)))
+        Some(Self::wrap(matrix))
     }
 
     /// Returns the lines as in [`from_panels`](Self::from_panels).
@@ -327,6 +346,10 @@ pub fn linear_quantized(
     if crate::fused::is_flex_f32(&x) {
         return fast::linear(x, weight, bias);
     }
+    #[cfg(feature = "gpu")]
+    if crate::gpu::quantized::supports(&x, weight) {
+        return crate::gpu::quantized::linear(x, weight, bias, LinearFusion::default());
+    }
     let weight = weight.to_tensor(&x.device());
     crate::reference::linear(x, weight, bias)
 }
@@ -335,6 +358,13 @@ pub fn linear_quantized(
 pub fn embed_quantized(table: &QuantizedMatrix, ids: Tensor<2, Int>) -> Tensor<3> {
     let ([batch, seq], device) = (ids.dims(), ids.device());
     let width = table.shape()[0];
+    #[cfg(feature = "gpu")]
+    if crate::gpu::is_gpu(&device)
+        && batch * seq * width > 0
+        && crate::gpu::quantized::has_kernel(table)
+    {
+        return crate::gpu::quantized::embed(table, ids);
+    }
     let ids = ids.into_data().convert::<i32>().try_into_vec::<i32>();
     let ids = ids.unwrap_or_else(|e| unreachable!("just converted: {e:?}"));
     let mut values = vec![0.0; ids.len() * width];

@@ -2,8 +2,8 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use nextword_kernels::AttentionOptions;
 use nextword_kernels::reference::{self, Stage};
+use nextword_kernels::{AttentionOptions, LinearFusion};
 use serde::{Deserialize, Serialize};
 
 use crate::linear::{Linear, zero_linear};
@@ -174,9 +174,26 @@ impl Attention {
     /// `[batch, seq, d_model]` to `[batch, seq, d_model]`. Cross-attention reads the encoder's output
     /// from the context.
     pub fn forward<P: Probe>(&self, x: Tensor<3>, ctx: &mut ForwardContext<'_, P>) -> Tensor<3> {
-        if self.is_cross {
-            return self.forward_cross(x, ctx);
-        }
+        self.forward_add(x, None, ctx)
+    }
+
+    /// [`forward`](Self::forward) plus `residual`.
+    pub(crate) fn forward_add<P: Probe>(
+        &self,
+        x: Tensor<3>,
+        residual: Option<Tensor<3>>,
+        ctx: &mut ForwardContext<'_, P>,
+    ) -> Tensor<3> {
+        let z = if self.is_cross {
+            self.heads_of_cross(x, ctx)
+        } else {
+            self.heads(x, ctx)
+        };
+        self.project_output(z, residual, ctx)
+    }
+
+    /// The output of all heads, `[batch, seq, n_heads, head_dim]`.
+    fn heads<P: Probe>(&self, x: Tensor<3>, ctx: &mut ForwardContext<'_, P>) -> Tensor<4> {
         let (q, k, v) = self.project_qkv(x, ctx);
         let visible = ctx.update_cache(k, v);
         let (mask, slopes) = (
@@ -191,18 +208,16 @@ impl Attention {
             alibi: &slopes,
             dropout: ctx.attention_dropout(Hook::Pattern, self.dropout),
         };
-        // [batch, seq, n_heads, head_dim]
-        let z = match visible {
+        match visible {
             Some([k, v]) => attend([q, k, v], &options, &SELF_HOOKS, ctx),
             None => match ctx.attend_cached(q, &options) {
                 Some(z) => z,
                 None => unreachable!("only a cache replaces keys and values"),
             },
-        };
-        self.project_output(z, ctx)
+        }
     }
 
-    fn forward_cross<P: Probe>(&self, x: Tensor<3>, ctx: &mut ForwardContext<'_, P>) -> Tensor<3> {
+    fn heads_of_cross<P: Probe>(&self, x: Tensor<3>, ctx: &mut ForwardContext<'_, P>) -> Tensor<4> {
         let q = self.project_query(x, ctx);
         let visible = match ctx.encoded() {
             Some(encoded) => {
@@ -220,23 +235,33 @@ impl Attention {
             alibi: &[],
             dropout: ctx.attention_dropout(Hook::CrossPattern, self.dropout),
         };
-        let z = match visible {
+        match visible {
             Some([k, v]) => attend([q, k, v], &options, &CROSS_HOOKS, ctx),
             None => match ctx.attend_cached_source(q, &options) {
                 Some(z) => z,
                 None => unreachable!("only a cache replaces keys and values"),
             },
-        };
-        self.project_output(z, ctx)
+        }
     }
 
     /// `[batch, seq, n_heads, head_dim]` to `[batch, seq, d_model]`.
-    fn project_output<P: Probe>(&self, z: Tensor<4>, ctx: &mut ForwardContext<'_, P>) -> Tensor<3> {
+    fn project_output<P: Probe>(
+        &self,
+        z: Tensor<4>,
+        residual: Option<Tensor<3>>,
+        ctx: &mut ForwardContext<'_, P>,
+    ) -> Tensor<3> {
         let [batch, seq, _, _] = z.dims();
         let concatenated = z.reshape([batch, seq, self.n_heads * self.head_dim]);
+        let fusion = LinearFusion {
+            residual,
+            activation: None,
+        };
         match &self.output {
-            Some(output) => ctx.linear(output, self.hooks().lora_output, concatenated),
-            None => concatenated,
+            Some(output) => {
+                ctx.linear_fused(output, self.hooks().lora_output, concatenated, fusion)
+            }
+            None => fusion.apply(concatenated),
         }
     }
 

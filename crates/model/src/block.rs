@@ -91,12 +91,16 @@ impl Block {
     fn add_attention<P: Probe>(&self, x: Tensor<3>, ctx: &mut ForwardContext<'_, P>) -> Tensor<3> {
         ctx.record(Hook::ResidPre, &x);
         let input = self.pre_norm(self.attention_norm.as_ref(), x.clone(), Hook::Ln1, ctx);
-        let delta = self.attention.forward(input, ctx);
-        let norm = self.attention_post_norm.as_ref();
-        let delta = sandwich_norm(norm, delta, Hook::RawAttnOut, ctx);
-        ctx.record(Hook::AttnOut, &delta);
-        let delta = ctx.dropout(Hook::AttnOut, delta, self.dropout);
-        let sum = if self.residual { x + delta } else { delta };
+        let sum = if self.residual && self.adds_directly(self.attention_post_norm.as_ref(), ctx) {
+            self.attention.forward_add(input, Some(x), ctx)
+        } else {
+            let delta = self.attention.forward(input, ctx);
+            let norm = self.attention_post_norm.as_ref();
+            let delta = sandwich_norm(norm, delta, Hook::RawAttnOut, ctx);
+            ctx.record(Hook::AttnOut, &delta);
+            let delta = ctx.dropout(Hook::AttnOut, delta, self.dropout);
+            if self.residual { x + delta } else { delta }
+        };
         let norm = self.attention_norm.as_ref();
         self.post_norm(norm, sum, [Hook::AttnSum, Hook::Ln1], ctx)
     }
@@ -139,15 +143,29 @@ impl Block {
         ctx.record(resid_mid, &x);
         let norm = self.feed_forward_norm.as_ref();
         let input = self.pre_norm(norm, input, Hook::Ln2, ctx);
-        let delta = feed_forward.forward(input, ctx);
         let post_norm = self.feed_forward_post_norm.as_ref();
-        let delta = sandwich_norm(post_norm, delta, Hook::RawMlpOut, ctx);
-        ctx.record(Hook::MlpOut, &delta);
-        let delta = ctx.dropout(Hook::MlpOut, delta, self.dropout);
-        let sum = if self.residual { x + delta } else { delta };
+        let sum = if self.residual && self.adds_directly(post_norm, ctx) {
+            feed_forward.forward_add(input, Some(x), ctx)
+        } else {
+            let delta = feed_forward.forward(input, ctx);
+            let delta = sandwich_norm(post_norm, delta, Hook::RawMlpOut, ctx);
+            ctx.record(Hook::MlpOut, &delta);
+            let delta = ctx.dropout(Hook::MlpOut, delta, self.dropout);
+            if self.residual { x + delta } else { delta }
+        };
         let x = self.post_norm(norm, sum, [Hook::MlpSum, Hook::Ln2], ctx);
         ctx.record(Hook::ResidPost, &x);
         x
+    }
+
+    /// Whether the output of a sublayer is added to the residual stream as it is, so that its last linear
+    /// layer can add it.
+    fn adds_directly<P: Probe>(
+        &self,
+        post_norm: Option<&Norm>,
+        ctx: &ForwardContext<'_, P>,
+    ) -> bool {
+        post_norm.is_none() && ctx.adds_directly(self.dropout)
     }
 
     fn pre_norm<P: Probe>(

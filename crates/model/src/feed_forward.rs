@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use nextword_kernels::Activation;
+use nextword_kernels::{Activation, LinearFusion};
 use serde::{Deserialize, Serialize};
 
 use crate::linear::{Linear, zero_linear};
@@ -80,6 +80,20 @@ impl FeedForward {
 
     /// `[batch, seq, d_model]` to `[batch, seq, d_model]`.
     pub fn forward<P: Probe>(&self, x: Tensor<3>, ctx: &mut ForwardContext<'_, P>) -> Tensor<3> {
+        self.forward_add(x, None, ctx)
+    }
+
+    /// [`forward`](Self::forward) plus `residual`.
+    pub(crate) fn forward_add<P: Probe>(
+        &self,
+        x: Tensor<3>,
+        residual: Option<Tensor<3>>,
+        ctx: &mut ForwardContext<'_, P>,
+    ) -> Tensor<3> {
+        let fusion = |residual, activation| LinearFusion {
+            residual,
+            activation,
+        };
         let hidden = match &self.gate {
             Some(gate) => {
                 let gate = ctx.linear(gate, Hook::LoraGate, x.clone());
@@ -88,6 +102,10 @@ impl FeedForward {
                 ctx.record(Hook::MlpPreLinear, &up);
                 nextword_kernels::gate(self.kind.activation(), gate, up)
             }
+            None if !ctx.is_probed() => {
+                let fusion = fusion(None, Some(self.kind.activation()));
+                ctx.linear_fused(&self.up, Hook::LoraUp, x, fusion)
+            }
             None => {
                 let up = ctx.linear(&self.up, Hook::LoraUp, x);
                 ctx.record(Hook::MlpPre, &up);
@@ -95,6 +113,6 @@ impl FeedForward {
             }
         };
         ctx.record(Hook::MlpPost, &hidden);
-        ctx.linear(&self.down, Hook::LoraDown, hidden)
+        ctx.linear_fused(&self.down, Hook::LoraDown, hidden, fusion(residual, None))
     }
 }

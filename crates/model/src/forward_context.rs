@@ -3,7 +3,9 @@
 mod source;
 
 use burn::tensor::{Tensor, TensorData};
-use nextword_kernels::{AttentionDropout, AttentionMask, AttentionOptions, RowUpdate};
+use nextword_kernels::{
+    AttentionDropout, AttentionMask, AttentionOptions, LinearFusion, RowUpdate,
+};
 
 use self::source::Source;
 use crate::linear::Linear;
@@ -199,6 +201,26 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
         }
         let mask = self.dropout.mask(&x, lora.dropout(), self.site(hook));
         linear.forward(x, mask.filter(|mask| mask.rate > 0.0))
+    }
+
+    /// Applies a linear layer and the operations that follow it.
+    pub(crate) fn linear_fused(
+        &mut self,
+        linear: &Linear,
+        hook: Hook,
+        x: Tensor<3>,
+        fusion: LinearFusion,
+    ) -> Tensor<3> {
+        if linear.lora.is_none() && self.row_updates(hook).is_empty() {
+            return linear.forward_fused(x, fusion);
+        }
+        fusion.apply(self.linear(linear, hook, x))
+    }
+
+    /// Whether nothing happens between the output of a sublayer and the residual sum: neither dropout with
+    /// this rate nor a probe.
+    pub(crate) fn adds_directly(&self, rate: f64) -> bool {
+        !self.is_probed() && (rate <= 0.0 || matches!(self.dropout, Dropout::Off))
     }
 
     pub(crate) fn set_layer(&mut self, layer: Option<usize>) {

@@ -2,7 +2,9 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
-use nextword_kernels::{Bits, DropoutMask, LinearWeight, Precision, QuantizedMatrix, RowUpdate};
+use nextword_kernels::{
+    Bits, DropoutMask, LinearFusion, LinearWeight, Precision, QuantizedMatrix, RowUpdate,
+};
 
 use crate::lora::Lora;
 
@@ -78,6 +80,12 @@ impl Linear {
             Some(bias) => y + bias.unsqueeze(),
             None => y,
         }
+    }
+
+    /// `x W + b` without an adapter, and the operations that follow it.
+    pub(crate) fn forward_fused(&self, x: Tensor<3>, fusion: LinearFusion) -> Tensor<3> {
+        let (weight, bias) = (self.linear_weight(), self.bias.as_ref().map(Param::val));
+        nextword_kernels::linear_fused(self.precision, x, weight, bias, fusion)
     }
 
     /// `x W + b`, plus the updates of some rows.

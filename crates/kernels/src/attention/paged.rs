@@ -10,8 +10,8 @@ use crate::{AttentionOptions, gather_pages};
 /// `pages[i]`, as many as the mask says. The result has the bits of [`attention`] over one run of the same
 /// tokens.
 ///
-/// On the CPU, single queries read the pages in place. Several queries per row, and other devices, copy
-/// them into one run first.
+/// On the CPU and on GPUs, single queries read the pages in place. Several queries per row, and other devices,
+/// copy them into one run first.
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
@@ -52,6 +52,15 @@ pub fn attention_paged(
     #[cfg(feature = "flex")]
     if q.dims()[1] == 1 && options.dropout.is_none() && crate::fused::is_flex_f32(&q) {
         return super::fast::decode_pages(q, cache, pages, options);
+    }
+    #[cfg(feature = "gpu")]
+    if crate::gpu::attention::supports_pages(&q, cache[0], options) {
+        return crate::gpu::attention::attention_paged(q, cache, pages, options);
+    }
+    #[cfg(feature = "gpu")]
+    if cache.iter().all(|x| crate::gpu::is_gpu_f32(*x)) && !cache[0].device().is_autodiff() {
+        let [k, v] = crate::gpu::kv_cache::gather(cache, pages, options.mask.keys());
+        return attention([q, k, v], options);
     }
     let keys = options.mask.keys();
     let [k, v] = cache.map(|x| gather_pages(x, pages, keys).swap_dims(1, 2));

@@ -26,8 +26,8 @@ pub enum OutputWeight {
 
 impl OutputWeight {
     /// `[d_model, vocab]`.
-    #[cfg(feature = "flex")]
-    fn shape(&self) -> [usize; 2] {
+    #[cfg(any(feature = "flex", feature = "gpu"))]
+    pub(crate) fn shape(&self) -> [usize; 2] {
         match self {
             Self::Matrix(weight) => weight.dims(),
             Self::Table(table) => {
@@ -109,6 +109,11 @@ pub fn cross_entropy_sum(hidden: Tensor<3>, layer: OutputLayer, targets: &[u32])
     if crate::fused::is_flex_f32(&hidden) {
         crate::linear::check_shapes(&hidden, layer.weight.shape(), layer.bias.as_ref());
         return fast::cross_entropy_sum(hidden, layer, targets);
+    }
+    #[cfg(feature = "gpu")]
+    if crate::gpu::output_layer::supports(&hidden, &layer) {
+        crate::linear::check_shapes(&hidden, layer.weight.shape(), layer.bias.as_ref());
+        return crate::gpu::output_layer::cross_entropy_sum(hidden, layer, targets);
     }
     let logits = layer.logits(hidden);
     let vocab = logits.dims()[2];

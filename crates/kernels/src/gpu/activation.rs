@@ -14,7 +14,7 @@ impl Op<1> for Activate {
     type Saved = ();
     const SAVES_INPUT: [bool; 1] = [true];
 
-    fn forward(&self, [x]: [&CubeTensor; 1]) -> (CubeTensor, ()) {
+    fn forward(&self, [x]: [&CubeTensor; 1], _: [bool; 1]) -> (CubeTensor, ()) {
         let y = empty_like(x);
         if let Some((cubes, units)) = per_element(x, len(x)) {
             activate::launch(&x.client, cubes, units, buffer(x), buffer(&y), self.0);
@@ -23,13 +23,18 @@ impl Op<1> for Activate {
     }
 
     fn backward(&self, ctx: BackwardContext<(), 1>) -> [Option<CubeTensor>; 1] {
-        let (x, dx) = (ctx.input(0), empty_like(&ctx.grad));
-        if let Some((cubes, units)) = per_element(x, len(x)) {
-            let args = (buffer(x), buffer(&ctx.grad), buffer(&dx));
-            activate_backward::launch(&x.client, cubes, units, args.0, args.1, args.2, self.0);
-        }
-        [Some(dx)]
+        [Some(activation_gradient(self.0, ctx.input(0), &ctx.grad))]
     }
+}
+
+/// The gradient of the input `x` of an activation function.
+pub(super) fn activation_gradient(f: Activation, x: &CubeTensor, dy: &CubeTensor) -> CubeTensor {
+    let dx = empty_like(dy);
+    if let Some((cubes, units)) = per_element(x, len(x)) {
+        let args = (buffer(x), buffer(dy), buffer(&dx));
+        activate_backward::launch(&x.client, cubes, units, args.0, args.1, args.2, f);
+    }
+    dx
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +44,7 @@ impl Op<2> for Gate {
     type Saved = ();
     const SAVES_INPUT: [bool; 2] = [true; 2];
 
-    fn forward(&self, [gate, up]: [&CubeTensor; 2]) -> (CubeTensor, ()) {
+    fn forward(&self, [gate, up]: [&CubeTensor; 2], _: [bool; 2]) -> (CubeTensor, ()) {
         let hidden = empty_like(up);
         if let Some((cubes, units)) = per_element(up, len(up)) {
             let args = (buffer(gate), buffer(up), buffer(&hidden));
@@ -109,7 +114,7 @@ fn gated_backward(
 }
 
 #[cube]
-fn value(x: f32, #[comptime] f: Activation) -> f32 {
+pub(super) fn value(x: f32, #[comptime] f: Activation) -> f32 {
     if comptime!(f == Activation::Gelu) {
         x * normal_cdf(x)
     } else if comptime!(f == Activation::GeluTanh) {

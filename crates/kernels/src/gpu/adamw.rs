@@ -55,26 +55,39 @@ pub(crate) fn adamw(
     [weight, first, second].map(Tensor::from_primitive::<Cube>)
 }
 
-/// The sum of all squares, `[1]`: partial sums of each tensor, then their sum.
+/// Tensors whose squares one launch adds: as many buffers as every adapter has for them.
+const GROUP: usize = 6;
+
+/// The sum of all squares, `[1]`: partial sums of the tensors, then their sum.
 pub(crate) fn sum_of_squares(tensors: &[&Tensor<1>]) -> Option<Tensor<1>> {
     let tensors: Vec<CubeTensor> = tensors.iter().map(|x| primitive((*x).clone())).collect();
     let like = tensors.first()?;
     let cubes_of = |x: &CubeTensor| len(x).div_ceil(CUBE_ELEMENTS);
     let partial = empty(like, [tensors.iter().map(cubes_of).sum::<usize>()]);
     let mut first = 0;
-    for x in &tensors {
-        let cubes = cubes_of(x);
-        if let Some(count) = super::launch::per_cube(x, cubes) {
-            let units = CubeDim::new_1d(ROW_UNITS);
-            let args = (buffer(x), buffer(&partial));
+    let filled: Vec<&CubeTensor> = tensors.iter().filter(|x| len(x) > 0).collect();
+    for group in filled.chunks(GROUP) {
+        // Where a group has fewer tensors, the rest of the arguments have no cubes.
+        let of = |i: usize| group.get(i).copied().unwrap_or(group[0]);
+        let mut cubes = 0;
+        let ends = [0, 1, 2, 3, 4, 5].map(|i| {
+            cubes += group.get(i).map_or(0, |x| cubes_of(x));
+            cubes
+        });
+        if let Some(count) = super::launch::per_cube(like, cubes) {
             add_squares::launch(
-                &x.client,
+                &like.client,
                 count,
-                units,
-                args.0,
-                args.1,
+                CubeDim::new_1d(ROW_UNITS),
+                buffer(of(0)),
+                buffer(of(1)),
+                buffer(of(2)),
+                buffer(of(3)),
+                buffer(of(4)),
+                buffer(of(5)),
+                buffer(&partial),
+                EndsLaunch::new(ends[0], ends[1], ends[2], ends[3], ends[4], ends[5]),
                 first,
-                cubes,
                 CUBE_ELEMENTS,
             );
         }
@@ -122,26 +135,62 @@ fn update(
     }
 }
 
+/// One past the last cube of each tensor of a group.
+#[derive(CubeType, CubeLaunch)]
+struct Ends {
+    a: usize,
+    b: usize,
+    c: usize,
+    d: usize,
+    e: usize,
+    f: usize,
+}
+
 #[cube(launch)]
 fn add_squares(
-    x: &[f32],
+    a: &[f32],
+    b: &[f32],
+    c: &[f32],
+    d: &[f32],
+    e: &[f32],
+    f: &[f32],
     partial: &mut [f32],
+    ends: Ends,
     first: usize,
-    cubes: usize,
     #[comptime] elements: usize,
 ) {
     let cube = CUBE_POS;
-    if cube >= cubes {
+    if cube >= ends.f {
         terminate!();
     }
-    let begin = cube * elements;
-    let end = min(begin + elements, x.len());
     let mut sum = 0.0f32;
-    for i in range_stepped(begin + UNIT_POS as usize, end, 64) {
-        sum += x[i] * x[i];
+    if cube < ends.a {
+        sum = squares(a, cube, elements);
+    } else if cube < ends.b {
+        sum = squares(b, cube - ends.a, elements);
+    } else if cube < ends.c {
+        sum = squares(c, cube - ends.b, elements);
+    } else if cube < ends.d {
+        sum = squares(d, cube - ends.c, elements);
+    } else if cube < ends.e {
+        sum = squares(e, cube - ends.d, elements);
+    } else {
+        sum = squares(f, cube - ends.e, elements);
     }
     let sum = sum_over_cube(sum);
     if UNIT_POS == 0 {
         partial[first + cube] = sum;
     }
+}
+
+/// The sum of this unit's squares of a part of a tensor.
+#[cube]
+fn squares(x: &[f32], part: usize, #[comptime] elements: usize) -> f32 {
+    let begin = part * elements;
+    let end = min(begin + elements, x.len());
+    let mut sum = 0.0f32;
+    for i in range_stepped(begin + UNIT_POS as usize, end, 64) {
+        sum += x[i] * x[i];
+    }
+    sum
 }

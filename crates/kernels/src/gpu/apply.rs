@@ -9,7 +9,7 @@ use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 use burn_cubecl::Cube;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
@@ -25,8 +25,9 @@ pub(crate) trait Op<const N: usize>: Clone + Debug + Send + 'static {
     /// Whether the backward pass reads the output.
     const SAVES_OUTPUT: bool = false;
 
-    /// Computes the output from contiguous inputs.
-    fn forward(&self, inputs: [&CubeTensor; N]) -> (CubeTensor, Self::Saved);
+    /// Computes the output from contiguous inputs, of which those with `needs_grad` get a gradient later.
+    fn forward(&self, inputs: [&CubeTensor; N], needs_grad: [bool; N])
+    -> (CubeTensor, Self::Saved);
 
     /// Returns the gradients of the inputs for which [`BackwardContext::needs_grad`] is true, in the
     /// inputs' shapes.
@@ -66,8 +67,22 @@ fn saved(tensor: Option<&CubeTensor>) -> &CubeTensor {
 /// An input tensor of any rank.
 pub(crate) struct Input {
     primitive: CubeTensor,
-    /// The input's node in the autodiff graph.
-    node: Option<NodeGuard>,
+    /// The input's node in the autodiff graph, and whether it is tracked.
+    node: Option<(NodeGuard, bool)>,
+}
+
+impl Input {
+    /// Whether the input needs a gradient.
+    fn is_tracked(&self) -> bool {
+        self.node
+            .as_ref()
+            .is_some_and(|(_, is_tracked)| *is_tracked)
+    }
+
+    /// The contiguous values.
+    pub(crate) fn primitive(&self) -> &CubeTensor {
+        &self.primitive
+    }
 }
 
 impl<const D: usize> From<Tensor<D>> for Input {
@@ -83,10 +98,11 @@ impl<const D: usize> From<Tensor<D>> for Input {
         }
         let tracked = tensor.try_into_primitive::<Autodiff<Cube>>();
         let tracked = tracked.unwrap_or_else(|e| unreachable!("{ON_GPU}: {e:?}"));
+        let is_tracked = tracked.is_tracked();
         let (primitive, node) = tracked.into_parts();
         Self {
             primitive: into_contiguous(primitive),
-            node: Some(node),
+            node: Some((node, is_tracked)),
         }
     }
 }
@@ -95,9 +111,14 @@ const ON_GPU: &str = "the caller checked `is_gpu_f32`";
 
 /// Returns whether the GPU implementations support `tensor`: on a GPU and f32.
 pub(crate) fn is_gpu_f32<const D: usize>(tensor: &Tensor<D>) -> bool {
+    tensor.dtype() == DType::F32 && is_gpu(&tensor.device())
+}
+
+/// Returns whether `device` is a GPU.
+pub(crate) fn is_gpu(device: &Device) -> bool {
     use burn::backend::DispatchDevice;
-    let device = tensor.device().without_autodiff();
-    tensor.dtype() == DType::F32 && matches!(device.as_dispatch(), DispatchDevice::Cube(_))
+    let device = device.clone().without_autodiff();
+    matches!(device.as_dispatch(), DispatchDevice::Cube(_))
 }
 
 /// A tensor outside the autodiff graph as a contiguous primitive.
@@ -115,19 +136,21 @@ pub(crate) fn apply<O: Op<N>, const N: usize, const D: usize>(
     inputs: [Input; N],
 ) -> Tensor<D> {
     if inputs.iter().all(|input| input.node.is_none()) {
-        let (output, _) = op.forward(inputs.each_ref().map(|input| &input.primitive));
+        let primitives = inputs.each_ref().map(|input| &input.primitive);
+        let (output, _) = op.forward(primitives, [false; N]);
         return Tensor::from_primitive::<Cube>(output);
     }
     let primitives = inputs.each_ref().map(|input| input.primitive.clone());
+    let needs_grad = inputs.each_ref().map(Input::is_tracked);
     let guards = inputs.map(|input| match input.node {
-        Some(node) => node,
+        Some((node, _)) => node,
         None => FloatTensor::<Autodiff<Cube>>::new(input.primitive).node(),
     });
     let prepared = BackwardStep(op.clone())
         .prepare::<NoCheckpointing>(guards)
         .compute_bound()
         .stateful();
-    let (output, saved) = op.forward(primitives.each_ref());
+    let (output, saved) = op.forward(primitives.each_ref(), needs_grad);
     let output = match prepared {
         OpsKind::Tracked(prep) => {
             let mut inputs = primitives.map(Some);

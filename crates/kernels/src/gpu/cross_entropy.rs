@@ -31,7 +31,7 @@ impl Op<1> for CrossEntropy {
     type Saved = Saved;
     const SAVES_INPUT: [bool; 1] = [true];
 
-    fn forward(&self, [logits]: [&CubeTensor; 1]) -> (CubeTensor, Saved) {
+    fn forward(&self, [logits]: [&CubeTensor; 1], _: [bool; 1]) -> (CubeTensor, Saved) {
         let rows = self.targets.len();
         let targets = upload(logits, &self.targets);
         let (losses, lse) = (empty(logits, [rows]), empty(logits, [rows]));

@@ -26,7 +26,7 @@ impl Op<1> for Dropout {
     type Saved = ();
     const SAVES_INPUT: [bool; 1] = [false];
 
-    fn forward(&self, [x]: [&CubeTensor; 1]) -> (CubeTensor, ()) {
+    fn forward(&self, [x]: [&CubeTensor; 1], _: [bool; 1]) -> (CubeTensor, ()) {
         (self.masked(x), ())
     }
 

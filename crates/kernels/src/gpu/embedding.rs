@@ -38,7 +38,7 @@ impl Op<1> for Embed {
     type Saved = ();
     const SAVES_INPUT: [bool; 1] = [false];
 
-    fn forward(&self, [table]: [&CubeTensor; 1]) -> (CubeTensor, ()) {
+    fn forward(&self, [table]: [&CubeTensor; 1], _: [bool; 1]) -> (CubeTensor, ()) {
         let out = empty(table, [self.batch, self.seq, self.width]);
         if let Some((cubes, units)) = per_element(table, len(&out)) {
             let args = (buffer(table), buffer(&self.ids), buffer(&out));

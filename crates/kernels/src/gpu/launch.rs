@@ -1,6 +1,10 @@
 //! Allocation and the division of work into cubes.
 
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+
 use burn::tensor::{DType, Shape};
+use burn_cubecl::CubeDevice;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::CubeElement;
@@ -41,11 +45,46 @@ pub(super) fn halves(like: &CubeTensor) -> (CubeTensor, [CubeTensor; 2], usize) 
     (both, parts, start)
 }
 
+/// The elements of a contiguous tensor from `first` on, in `shape`; where that is not 0, it must be a multiple
+/// of 64, to which adapters align buffers.
+pub(super) fn part<const D: usize>(
+    tensor: &CubeTensor,
+    first: usize,
+    shape: [usize; D],
+) -> CubeTensor {
+    let bytes = |elements: usize| 4 * elements as u64;
+    let count = shape.iter().product::<usize>();
+    let handle = tensor.handle.clone().offset_start(bytes(first));
+    let handle = handle.offset_end(bytes(len(tensor) - first - count));
+    let (client, device) = (tensor.client.clone(), tensor.device.clone());
+    CubeTensor::new_contiguous(client, device, shape.into(), handle, DType::F32)
+}
+
 /// A copy of `values` on the device of `like`.
 pub(super) fn upload(like: &CubeTensor, values: &[u32]) -> CubeTensor {
     let handle = like.client.create_from_slice(u32::as_bytes(values));
     let (client, device) = (like.client.clone(), like.device.clone());
     CubeTensor::new_contiguous(client, device, [values.len()].into(), handle, DType::U32)
+}
+
+/// Words on a device, with what they were copied from.
+type Copied = (CubeDevice, Vec<u32>, CubeTensor);
+
+/// Like [`upload`], but the last few copies are kept: what is the same in all layers of a pass, such as lists
+/// of pages, is copied once.
+pub(super) fn upload_recent(like: &CubeTensor, values: &[u32]) -> CubeTensor {
+    /// Copies that are kept.
+    const KEPT: usize = 16;
+    static RECENT: Mutex<VecDeque<Copied>> = Mutex::new(VecDeque::new());
+    let mut recent = RECENT.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_same = |(device, kept, _): &&Copied| *device == like.device && kept == values;
+    if let Some((_, _, copy)) = recent.iter().find(is_same) {
+        return copy.clone();
+    }
+    let copy = upload(like, values);
+    recent.truncate(KEPT - 1);
+    recent.push_front((like.device.clone(), values.to_vec(), copy.clone()));
+    copy
 }
 
 /// A tensor that a kernel may write without another tensor noticing: itself, or a copy.

@@ -12,8 +12,12 @@ pub(crate) mod attention;
 pub(crate) mod cross_entropy;
 pub(crate) mod dropout;
 pub(crate) mod embedding;
+pub(crate) mod kv_cache;
 mod launch;
+pub(crate) mod linear;
 pub(crate) mod norm;
+pub(crate) mod output_layer;
+pub(crate) mod quantized;
 mod reduce;
 pub(crate) mod rotary;
 #[cfg(test)]
@@ -21,4 +25,4 @@ pub(crate) mod rotary;
 #[allow(clippy::unwrap_used, clippy::float_cmp)]
 mod tests;
 
-pub(crate) use apply::{apply, is_gpu_f32};
+pub(crate) use apply::{apply, is_gpu, is_gpu_f32};

@@ -5,7 +5,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::apply::{BackwardContext, Op, apply, primitive};
-use super::launch::{buffer, empty_like, len, per_element, upload};
+use super::launch::{buffer, empty_like, len, per_element, upload_recent};
 use crate::RotaryTables;
 
 #[derive(Clone, Debug)]
@@ -48,7 +48,7 @@ impl Rotate {
             rotate_all::launch(client, cubes, units, x_arg, cos, sin, y_arg, layout, offset);
         } else {
             let offsets: Vec<u32> = self.offsets.iter().map(|offset| *offset as u32).collect();
-            let rows = buffer(&upload(x, &offsets));
+            let rows = buffer(&upload_recent(x, &offsets));
             let layout = LayoutLaunch::new(seq, heads, head_dim / 2, direction);
             rotate_rows::launch(client, cubes, units, x_arg, cos, sin, y_arg, rows, layout);
         }
@@ -60,7 +60,7 @@ impl Op<1> for Rotate {
     type Saved = ();
     const SAVES_INPUT: [bool; 1] = [false];
 
-    fn forward(&self, [x]: [&CubeTensor; 1]) -> (CubeTensor, ()) {
+    fn forward(&self, [x]: [&CubeTensor; 1], _: [bool; 1]) -> (CubeTensor, ()) {
         (self.rotated(x, 1.0), ())
     }
 

@@ -82,7 +82,33 @@ pub fn linear_lora(
     if crate::fused::is_flex_f32(&x) {
         return fast::linear_lora(precision, x, weight, bias, update);
     }
+    #[cfg(feature = "gpu")]
+    if crate::gpu::is_gpu_f32(&x) {
+        return by_operations(precision, x, weight, bias, update);
+    }
     by_reference(precision, x, weight, bias, update)
+}
+
+/// Separate operations of this crate.
+#[cfg(feature = "gpu")]
+fn by_operations(
+    precision: Precision,
+    x: Tensor<3>,
+    weight: LinearWeight,
+    bias: Option<Tensor<1>>,
+    update: LowRankUpdate,
+) -> Tensor<3> {
+    let y = match weight {
+        LinearWeight::Matrix(weight) => {
+            crate::linear_with_precision(precision, x.clone(), weight, bias)
+        }
+        LinearWeight::Quantized(weight) => crate::linear_quantized(x.clone(), &weight, bias),
+    };
+    let x = match update.dropout {
+        Some(mask) => crate::dropout(x, mask),
+        None => x,
+    };
+    y + crate::linear(crate::linear(x, update.a, None), update.b, None) * update.scale
 }
 
 /// The reference, with the dequantized values of a quantized weight.

@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Tensor};
 use nextword_kernels::{
     AttentionOptions, QuantizedPages, attention_paged, attention_paged_quantized, gather_pages,
-    write_cache,
+    write_cache, write_keys_values,
 };
 
 /// How keys and values are stored.
@@ -52,8 +52,8 @@ impl LayerStore {
         match self {
             Self::F32(tensors) => {
                 let (keys, values) = take(tensors);
-                let write = |into, x| write_cache(into, x, pages, starts);
-                *tensors = Some((write(keys, k), write(values, v)));
+                let [keys, values] = write_keys_values([keys, values], [k, v], pages, starts);
+                *tensors = Some((keys, values));
             }
             Self::Int8(stored, _) => {
                 for (stored, x) in stored.iter_mut().zip([k, v]) {

@@ -1,6 +1,5 @@
 //! The memory that a run is expected to take.
 
-use nextword_kernels::QuantizedMatrix;
 use nextword_model::{DeviceName, MemoryEstimate, TrainingShape};
 
 use super::RunSetup;
@@ -38,7 +37,7 @@ impl RunSetup {
             kept_sums: nextword_parallel::largest_stack(train.lanes),
             moments: Optimizer::state_per_parameter(&self.config.optimizer),
             recompute: train.recompute,
-            fused: QuantizedMatrix::has_native_kernel(&self.device),
+            fused: nextword_kernels::is_flex(&self.device),
         }
     }
 

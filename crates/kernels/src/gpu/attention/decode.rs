@@ -11,6 +11,7 @@ use super::Attention;
 use super::forward::MASKED;
 use super::tile::{Sizes, Variant, alibi, capped, slope_of};
 use crate::gpu::apply::primitive;
+use crate::gpu::kv_cache::page_table;
 use crate::gpu::launch::{buffer, empty_like, per_cube};
 use crate::gpu::reduce::{ROW_UNITS, max_over_cube, sum_over_cube};
 
@@ -24,21 +25,50 @@ pub(super) fn run(op: &Attention, [q, k, v]: [Tensor<4>; 3]) -> Tensor<4> {
     if k.meta.strides() != v.meta.strides() || k.meta.strides()[3] != 1 {
         (k, v) = (into_contiguous(k), into_contiguous(v));
     }
-    let z = empty_like(&q);
-    if let Some(cubes) = per_cube(&q, op.batch * op.heads) {
-        let stride = |axis: usize| k.meta.strides()[axis];
+    let stride = |axis: usize| k.meta.strides()[axis];
+    let strides = StridesLaunch::new(stride(0), stride(1), stride(2), 0, 0);
+    launch(op, &q, [&k, &v], &q, strides, None)
+}
+
+/// Attention over the pages of a cache, `[pages, n_kv_heads, page_len, head_dim]`.
+pub(super) fn run_paged(
+    op: &Attention,
+    q: Tensor<4>,
+    cache: [&Tensor<4>; 2],
+    pages: &[&[usize]],
+    page_len: usize,
+) -> Tensor<4> {
+    let (q, [keys, values]) = (primitive(q), cache.map(|x| primitive(x.clone())));
+    let (table, per_row) = page_table(&q, pages);
+    let head = page_len * op.head_dim;
+    let strides = StridesLaunch::new(0, op.head_dim, head, op.kv_heads * head, per_row);
+    launch(op, &q, [&keys, &values], &table, strides, Some(page_len))
+}
+
+fn launch(
+    op: &Attention,
+    q: &CubeTensor,
+    [k, v]: [&CubeTensor; 2],
+    pages: &CubeTensor,
+    strides: StridesLaunch,
+    page_len: Option<usize>,
+) -> Tensor<4> {
+    let z = empty_like(q);
+    if let Some(cubes) = per_cube(q, op.batch * op.heads) {
         attention_decode::launch(
             &q.client,
             cubes,
             CubeDim::new_1d(ROW_UNITS),
-            buffer(&q),
-            buffer(&k),
-            buffer(&v),
-            buffer(&op.ranges(&q)),
+            buffer(q),
+            buffer(k),
+            buffer(v),
+            buffer(&op.ranges(q)),
+            buffer(pages),
             buffer(&z),
             op.sizes(),
-            StridesLaunch::new(stride(0), stride(1), stride(2)),
+            strides,
             op.variant(),
+            page_len,
         );
     }
     Tensor::from_primitive::<Cube>(z)
@@ -49,12 +79,33 @@ fn strided(x: Tensor<4>) -> CubeTensor {
     x.unwrap_or_else(|e| unreachable!("keys and values lie where the queries do: {e:?}"))
 }
 
-/// Distances between rows, keys and heads.
+/// Distances between rows, keys, heads and pages; and the pages of a row.
 #[derive(CubeType, CubeLaunch)]
 struct Strides {
     row: usize,
     key: usize,
     head: usize,
+    page: usize,
+    per_row: usize,
+}
+
+/// Index of the first element of a key or value; `base` is that of the head of the row, or of the head in a page.
+#[cube]
+fn start_of(
+    pages: &[u32],
+    strides: &Strides,
+    row: usize,
+    base: usize,
+    key: usize,
+    #[comptime] page_len: Option<usize>,
+) -> usize {
+    if comptime!(page_len.is_some()) {
+        let page_len = comptime!(page_len.unwrap_or(1));
+        let page = pages[row * strides.per_row + key / page_len] as usize;
+        base + page * strides.page + key % page_len * strides.key
+    } else {
+        base + key * strides.key
+    }
 }
 
 #[cube(launch)]
@@ -63,10 +114,12 @@ fn attention_decode(
     k: &[f32],
     v: &[f32],
     ranges: &[u32],
+    pages: &[u32],
     z: &mut [f32],
     sizes: Sizes,
     strides: Strides,
     #[comptime] variant: Variant,
+    #[comptime] page_len: Option<usize>,
 ) {
     let dim = sizes.head_dim;
     let head_row = CUBE_POS;
@@ -96,7 +149,7 @@ fn attention_decode(
         let count = min(end - start, comptime!(BLOCK).runtime());
         let mut block_maximum = maximum;
         for j in range_stepped(unit, count, 64) {
-            let at = base + (start + j) * strides.key;
+            let at = start_of(pages, &strides, row, base, start + j, page_len);
             let mut product = 0.0f32;
             for element in 0..dim {
                 product += query[element] * k[at + element];
@@ -122,7 +175,7 @@ fn attention_decode(
         left_sum *= correction;
         right_sum *= correction;
         for j in 0..count {
-            let at = base + (start + j) * strides.key;
+            let at = start_of(pages, &strides, row, base, start + j, page_len);
             if left < dim {
                 left_sum += weights[j] * v[at + left];
             }

@@ -10,7 +10,7 @@ use burn::tensor::Tensor;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::CubeCount;
 
-use super::apply::{BackwardContext, Op, apply};
+use super::apply::{BackwardContext, Op, apply, is_gpu_f32};
 use super::dropout::{Draws, StreamLaunch};
 use super::launch::{empty, empty_like, per_cube, upload};
 use crate::{AttentionMask, AttentionOptions, CounterRng};
@@ -32,6 +32,31 @@ pub(crate) fn attention(qkv: [Tensor<4>; 3], options: &AttentionOptions<'_>) -> 
         return decode::run(&op, qkv);
     }
     apply(op, qkv.map(Into::into))
+}
+
+/// Whether a single query of each row can read the pages of a cache in place.
+pub(crate) fn supports_pages(
+    q: &Tensor<4>,
+    keys: &Tensor<4>,
+    options: &AttentionOptions<'_>,
+) -> bool {
+    let is_plain = [q, keys]
+        .iter()
+        .all(|x| is_gpu_f32(*x) && !x.device().is_autodiff());
+    is_plain && q.dims()[1] == 1 && options.dropout.is_none() && supports(q, keys)
+}
+
+/// Attention of single queries over the pages of a cache.
+pub(crate) fn attention_paged(
+    q: Tensor<4>,
+    cache: [&Tensor<4>; 2],
+    pages: &[&[usize]],
+    options: &AttentionOptions<'_>,
+) -> Tensor<4> {
+    let [_, kv_heads, page_len, head_dim] = cache[0].dims();
+    let keys = [q.dims()[0], options.mask.keys(), kv_heads, head_dim];
+    let op = Attention::new(q.dims(), keys, options);
+    decode::run_paged(&op, q, cache, pages, page_len)
 }
 
 #[derive(Clone, Debug)]
@@ -134,7 +159,7 @@ impl Op<3> for Attention {
     const SAVES_INPUT: [bool; 3] = [true; 3];
     const SAVES_OUTPUT: bool = true;
 
-    fn forward(&self, [q, k, v]: [&CubeTensor; 3]) -> (CubeTensor, CubeTensor) {
+    fn forward(&self, [q, k, v]: [&CubeTensor; 3], _: [bool; 3]) -> (CubeTensor, CubeTensor) {
         let z = empty_like(q);
         let lse = empty(q, [self.batch, self.heads, self.queries]);
         forward::run(self, [q, k, v], &z, &lse);

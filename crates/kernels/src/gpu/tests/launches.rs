@@ -1,32 +1,14 @@
 //! How many kernels an operation launches, forward and backward.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, ThreadId};
-
 use burn::tensor::{Int, Tensor};
-use cubecl::logging::{LaunchObservation, LaunchObserver};
 
 use super::{gpu, random_tensor};
 use crate::gpu::cross_entropy::cross_entropy_sum;
 use crate::{
-    Activation, AttentionMask, AttentionOptions, CounterRng, DropoutMask, NormKind, RotaryTables,
-    activate, attention, dropout, embed, gate, normalize, rotate,
+    Activation, AttentionMask, AttentionOptions, CounterRng, DropoutMask, LinearFusion,
+    LinearWeight, NormKind, Precision, RotaryTables, activate, attention, dropout, embed, gate,
+    linear_fused, normalize, record_launches, rotate,
 };
-
-/// Names of the kernels that one thread launches: other tests run at the same time.
-struct Launches {
-    thread: ThreadId,
-    names: Mutex<Vec<&'static str>>,
-}
-
-impl LaunchObserver for Launches {
-    fn launched(&self, kernel: &'static str) {
-        if thread::current().id() == self.thread {
-            let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-            names.push(kernel);
-        }
-    }
-}
 
 /// Fails unless the operation and its backward pass launch `count` kernels, besides the one that fills the
 /// output's gradient with ones.
@@ -41,15 +23,8 @@ fn assert_launches<const D: usize>(
     let device = gpu.autodiff();
     let load = |len: &usize| random_tensor(1, *len, &device).require_grad();
     let inputs: Vec<Tensor<1>> = lens.iter().map(load).collect();
-    let launches = Arc::new(Launches {
-        thread: thread::current().id(),
-        names: Mutex::default(),
-    });
-    let observation = LaunchObservation::new(launches.clone());
-    let gradients = f(&inputs).backward();
-    drop(observation);
+    let (gradients, names) = record_launches(|| f(&inputs).backward());
     assert!(inputs.iter().all(|x| x.grad(&gradients).is_some()));
-    let names = launches.names.lock().unwrap();
     assert_eq!(names.len(), count + 1, "{label}: {names:#?}");
 }
 
@@ -66,7 +41,7 @@ fn operations_launch_few_kernels() {
     assert_launches("dropout", 2, &[64], |x| {
         dropout(x[0].clone(), DropoutMask { rng, rate, offset })
     });
-    assert_launches("norm", 4, &[64, 16, 16], |x| {
+    assert_launches("norm", 3, &[64, 16, 16], |x| {
         let rows = x[0].clone().reshape([4, 16]);
         normalize(
             NormKind::Layer,
@@ -86,6 +61,16 @@ fn operations_launch_few_kernels() {
     });
     assert_launches("loss", 3, &[64], |x| {
         cross_entropy_sum(x[0].clone().reshape([4, 16]), &[1, 2, 3, 4])
+    });
+    // The product, the gradient of the activation, and those of the input and of the parameters.
+    assert_launches("linear layer", 4, &[64, 96, 6, 24], |x| {
+        let weight = LinearWeight::Matrix(x[1].clone().reshape([16, 6]));
+        let fusion = LinearFusion {
+            residual: Some(x[3].clone().reshape([1, 4, 6])),
+            activation: Some(Activation::Gelu),
+        };
+        let input = x[0].clone().reshape([1, 4, 16]);
+        linear_fused(Precision::F32, input, weight, Some(x[2].clone()), fusion)
     });
     let mask = AttentionMask::causal(vec![0], 4);
     assert_launches("attention", 4, &[64; 3], |x| {

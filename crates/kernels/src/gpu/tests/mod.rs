@@ -5,10 +5,13 @@
 mod activation;
 mod attention;
 mod cross_entropy;
+mod kv_cache;
 mod launches;
+mod linear;
 mod norm;
 mod optimizer;
 mod positions;
+mod shaders;
 
 use burn::tensor::{Device, DeviceKind, Gradients, Tensor, TensorData};
 use nextword_base::CounterRng;

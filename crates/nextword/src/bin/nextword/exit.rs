@@ -1,5 +1,7 @@
 //! Exit codes of errors, and panics as errors.
 
+mod device_memory;
+
 use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::process::ExitCode;
@@ -21,6 +23,7 @@ use nextword_server::ServerError;
 use nextword_train::TrainError;
 use nextword_train::plan::{DiskShortage, MemoryShortage};
 
+use self::device_memory::DeviceMemoryError;
 use crate::output::{self, BrokenPipe};
 
 /// Prefix of the report of a panic.
@@ -128,7 +131,13 @@ pub(crate) fn catch_panics<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyho
     let this_thread = std::thread::current().id();
     let default_hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        let line = format!("{INTERNAL_ERROR}: {}", one_line(panic));
+        let text = one_line(panic);
+        // The thread that works with the device reports it first.
+        if DeviceMemoryError::from_panic(&text).is_some() {
+            *last_line() = text;
+            return;
+        }
+        let line = format!("{INTERNAL_ERROR}: {text}");
         let is_other_thread = std::thread::current().id() != this_thread;
         // A panic that was printed here may still be resumed on this thread.
         *last_line() = if is_other_thread {
@@ -143,9 +152,12 @@ pub(crate) fn catch_panics<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyho
         }
     }));
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        let line = last_line().clone();
+        if let Some(error) = DeviceMemoryError::from_panic(&line) {
+            return Err(error.into());
+        }
         Err(anyhow::anyhow!(
-            "{}; hint: please report it, including the command line",
-            last_line()
+            "{line}; hint: please report it, including the command line"
         ))
     })
 }
@@ -164,6 +176,7 @@ fn code_of(error: &(dyn std::error::Error + 'static)) -> Option<Code> {
         (error.is::<FileError>(), Code::BadFile),
         (error.is::<ChatError>(), Code::BadFile),
         (error.is::<MemoryShortage>(), Code::Resources),
+        (error.is::<DeviceMemoryError>(), Code::Resources),
         (error.is::<DiskShortage>(), Code::Resources),
     ];
     let own = own.into_iter().find_map(|(is, code)| is.then_some(code));

@@ -62,7 +62,7 @@ fn decode(args: &BenchDecodeArgs) -> anyhow::Result<Measurement> {
     if let Some(bits) = args.bits {
         if model.bits().is_some() || !QuantizedMatrix::has_native_kernel(runner.device()) {
             return Err(exit::usage(
-                "--bits requires unquantized weights and the device flex; hint: omit it and pass a model written by \
+                "--bits requires unquantized weights and flex or a GPU; hint: omit it and pass a model written by \
                  `nextword quantize`",
             ));
         }
@@ -151,6 +151,12 @@ fn report_line(report: &Measurement) -> String {
     }
     if let Some(flops) = report.flops_per_second {
         parts.push(with_unit(flops, "FLOP/s"));
+    }
+    if let Some(read) = report.bytes_per_second {
+        parts.push(with_unit(read, "B/s"));
+    }
+    if let Some(launches) = report.launches {
+        parts.push(count(launches as u64, "GPU kernel"));
     }
     if let (Some(share), Some(peak)) = (report.share_of_peak, report.peak) {
         parts.push(share_text(share, peak, report.peak_is_bandwidth));
