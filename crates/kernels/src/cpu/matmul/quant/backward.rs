@@ -102,7 +102,10 @@ mod tests {
             } else {
                 (256, random_blocks(&mut rng, 256, n, format))
             };
+            let values = (0..k * n).map(|i| w.value(i / n, i % n).abs());
+            let largest = values.fold(1.0, f32::max);
             let dy = rng.floats(rows * n);
+            let dy: Vec<f32> = dy.iter().map(|value| value / largest).collect();
             let product = || {
                 let mut dx = vec![f32::NAN; rows * k];
                 let dy = MatRef::row_major(&dy, rows, n);

@@ -9,7 +9,7 @@ const SIGN_BIT: u8 = 0x80;
 
 /// Where 32 integers, or some of their bits, are in a block.
 #[derive(Clone, Copy)]
-enum Place {
+enum BitField {
     /// In 32 bytes from `first` on, from bit `shift` on.
     Bytes { first: usize, shift: usize },
     /// In 16 bytes, the first 16 in the low halves.
@@ -18,7 +18,7 @@ enum Place {
     Bits { first: usize },
 }
 
-impl Place {
+impl BitField {
     /// Adds the bits in `mask`, shifted left by `left`, to the integers.
     #[inline(always)]
     fn read(self, bytes: &[u8], mask: u8, left: usize, integers: &mut [u8; BLOCK]) {
@@ -86,7 +86,7 @@ impl BlockFormat {
         bytes.filter(|_| d_in.is_multiple_of(self.block_len()))
     }
 
-    /// Returns the places of scale and minimum.
+    /// Returns the positions of scale and minimum.
     pub(super) fn halves(self) -> (usize, Option<usize>) {
         match self {
             Self::Q6_K => (208, None),
@@ -96,10 +96,10 @@ impl BlockFormat {
         }
     }
 
-    /// Returns the places of the low and the high bits of the integers of part `b`, and the number of low bits.
-    fn places(self, b: usize) -> (Place, Option<Place>, usize) {
-        let halves = |first| Place::Halves { first };
-        let bytes = |first, shift| Place::Bytes { first, shift };
+    /// Returns where the low and the high bits of the integers of part `b` are, and the number of low bits.
+    fn bit_fields(self, b: usize) -> (BitField, Option<BitField>, usize) {
+        let halves = |first| BitField::Halves { first };
+        let bytes = |first, shift| BitField::Bytes { first, shift };
         // 64 values in 32 bytes.
         let nibbles = |first| bytes(first + 32 * (b / 2), 4 * (b % 2));
         // 128 values in 32 bytes.
@@ -108,8 +108,8 @@ impl BlockFormat {
             Self::Symmetric8 | Self::Q8_0 => (bytes(2, 0), None, 8),
             Self::Symmetric4 | Self::Q4_0 | Self::Iq4Nl => (halves(2), None, 4),
             Self::Q4_1 => (halves(4), None, 4),
-            Self::Q5_0 => (halves(6), Some(Place::Bits { first: 2 }), 4),
-            Self::Q5_1 => (halves(8), Some(Place::Bits { first: 4 }), 4),
+            Self::Q5_0 => (halves(6), Some(BitField::Bits { first: 2 }), 4),
+            Self::Q5_1 => (halves(8), Some(BitField::Bits { first: 4 }), 4),
             Self::Q2_K => (pairs(16), None, 2),
             Self::Q3_K => (pairs(32), Some(bytes(0, b)), 2),
             Self::Q4_K => (nibbles(16), None, 4),
@@ -186,7 +186,7 @@ impl BlockFormat {
 pub(super) fn decode(format: BlockFormat, bytes: &[u8], b: usize) -> ColumnBlock {
     let half = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
     let mut integers = [0; BLOCK];
-    let (low, high, low_bits) = format.places(b);
+    let (low, high, low_bits) = format.bit_fields(b);
     low.read(bytes, 0xff >> (8 - low_bits), 0, &mut integers);
     if let Some(high) = high {
         let mask = 0xff >> (8 - usize::from(format.bits()) + low_bits);
@@ -229,7 +229,7 @@ pub(super) fn encode(format: BlockFormat, parts: &[ColumnBlock], to: &mut Vec<u8
         if format == BlockFormat::Q8_0 {
             integers = integers.map(|byte| byte ^ SIGN_BIT);
         }
-        let (low, high, low_bits) = format.places(b);
+        let (low, high, low_bits) = format.bit_fields(b);
         low.write(bytes, 0xff >> (8 - low_bits), 0, &integers);
         if let Some(high) = high {
             high.write(bytes, 0xff >> low_bits, low_bits, &integers);
