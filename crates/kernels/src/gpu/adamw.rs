@@ -165,17 +165,17 @@ fn add_squares(
     }
     let mut sum = 0.0f32;
     if cube < ends.a {
-        sum = squares(a, cube, elements);
+        sum += squares(a, cube, elements);
     } else if cube < ends.b {
-        sum = squares(b, cube - ends.a, elements);
+        sum += squares(b, cube - ends.a, elements);
     } else if cube < ends.c {
-        sum = squares(c, cube - ends.b, elements);
+        sum += squares(c, cube - ends.b, elements);
     } else if cube < ends.d {
-        sum = squares(d, cube - ends.c, elements);
+        sum += squares(d, cube - ends.c, elements);
     } else if cube < ends.e {
-        sum = squares(e, cube - ends.d, elements);
+        sum += squares(e, cube - ends.d, elements);
     } else {
-        sum = squares(f, cube - ends.e, elements);
+        sum += squares(f, cube - ends.e, elements);
     }
     let sum = sum_over_cube(sum);
     if UNIT_POS == 0 {

@@ -13,8 +13,9 @@ use super::linear::tiles::{Product, Summed, Target};
 use super::reduce::{ROW_UNITS, max_over_cube, sum_over_cube, total};
 use crate::{IGNORE, OutputLayer, OutputWeight, Precision};
 
-/// Logits in memory at once, at most: 96 MB, since a buffer of some adapters holds 128 MB.
-const CHUNK_LOGITS: usize = 24 << 20;
+/// Logits in memory at once, at most: 96 MB, since a buffer of some adapters holds 128 MB. Few in the tests of
+/// this crate, which thus have several chunks.
+const CHUNK_LOGITS: usize = if cfg!(test) { 1 << 16 } else { 24 << 20 };
 /// Chunks have a multiple of this number of rows, so that each begins where adapters align buffers.
 const ROW_ALIGNMENT: usize = 64;
 
