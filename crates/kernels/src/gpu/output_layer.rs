@@ -9,7 +9,7 @@ use cubecl::prelude::*;
 
 use super::apply::{BackwardContext, Op, apply, is_gpu_f32};
 use super::launch::{buffer, empty, exclusive, len, part, per_cube, per_element, upload};
-use super::linear::tiles::{Product, Summed, Target};
+use super::linear::tiles::{MatrixProduct, Summed, Target};
 use super::reduce::{ROW_UNITS, max_over_cube, sum_over_cube, total};
 use crate::{IGNORE, OutputLayer, OutputWeight, Precision};
 
@@ -118,8 +118,8 @@ impl OutputLoss {
         (total(&losses), [dx, dw.filter(|_| needs_w), db])
     }
 
-    fn logits_product(&self, rows: usize) -> Product {
-        Product {
+    fn logits_product(&self, rows: usize) -> MatrixProduct {
+        MatrixProduct {
             m: rows,
             n: self.vocab,
             k: self.d_in,
@@ -128,8 +128,8 @@ impl OutputLoss {
         }
     }
 
-    fn input_product(&self, rows: usize) -> Product {
-        Product {
+    fn input_product(&self, rows: usize) -> MatrixProduct {
+        MatrixProduct {
             m: rows,
             n: self.d_in,
             k: self.vocab,
@@ -149,7 +149,7 @@ impl OutputLoss {
         } else {
             ([x, d_logits], [self.d_in, self.vocab], Summed::B)
         };
-        let product = Product {
+        let product = MatrixProduct {
             m,
             n,
             k: rows,

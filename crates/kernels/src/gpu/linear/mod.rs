@@ -93,7 +93,7 @@ impl Linear {
         };
         let shape = [self.batch, self.seq, self.d_out];
         if has_few_rows([self.batch, self.seq]) && !keeps_input {
-            let product = rows::Product {
+            let product = rows::MatrixProduct {
                 rows: self.rows(),
                 d_in: self.d_in,
                 d_out: self.d_out,
@@ -104,7 +104,7 @@ impl Linear {
                 None,
             );
         }
-        let product = tiles::Product {
+        let product = tiles::MatrixProduct {
             m: self.rows(),
             n: self.d_out,
             k: self.d_in,
@@ -161,7 +161,7 @@ impl Linear {
         } else {
             ([x, d_sum], [self.d_in, self.d_out], tiles::Summed::B)
         };
-        let product = tiles::Product {
+        let product = tiles::MatrixProduct {
             m,
             n,
             k: self.rows(),
@@ -180,7 +180,7 @@ pub(super) fn input_gradient(
     weight: &CubeTensor,
     is_table: bool,
 ) -> CubeTensor {
-    let product = tiles::Product {
+    let product = tiles::MatrixProduct {
         m: batch * seq,
         n: d_in,
         k: d_out,
@@ -202,7 +202,7 @@ pub(super) fn multiply_table(
 ) -> (CubeTensor, Option<CubeTensor>) {
     let [batch, seq, d_out] = shape;
     let rows = batch * seq;
-    let product = tiles::Product {
+    let product = tiles::MatrixProduct {
         m: rows,
         n: d_out,
         k: super::launch::len(x) / rows,
