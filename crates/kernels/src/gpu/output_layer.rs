@@ -11,7 +11,7 @@ use super::apply::{BackwardContext, Op, apply, is_gpu_f32};
 use super::launch::{buffer, empty, exclusive, len, part, per_cube, per_element, upload};
 use super::linear::tiles::{MatrixProduct, Summed, Target};
 use super::reduce::{ROW_UNITS, max_over_cube, sum_over_cube, total};
-use crate::{IGNORE, OutputLayer, OutputWeight, Precision};
+use crate::IGNORE;
 
 /// Logits in memory at once, at most: 96 MB, since a buffer of some adapters holds 128 MB. Few in the tests of
 /// this crate, which thus have several chunks.
@@ -19,39 +19,30 @@ const CHUNK_LOGITS: usize = if cfg!(test) { 1 << 16 } else { 24 << 20 };
 /// Chunks have a multiple of this number of rows, so that each begins where adapters align buffers.
 const ROW_ALIGNMENT: usize = 64;
 
-/// Whether the kernels support these operands: f32, and no empty dimension.
-pub(crate) fn supports(hidden: &Tensor<3>, layer: &OutputLayer) -> bool {
-    let is_supported = match &layer.weight {
-        OutputWeight::Matrix(weight) | OutputWeight::Table(weight) => {
-            is_gpu_f32(weight) && layer.precision == Precision::F32
-        }
-        OutputWeight::Quantized(_) => true,
-    };
-    let shape = layer.weight.shape();
+/// Whether the kernels support a loss of `hidden`, where the weight has this shape.
+pub(crate) fn supports(hidden: &Tensor<3>, shape: [usize; 2]) -> bool {
     let has_elements = hidden.dims().iter().chain(&shape).all(|size| *size > 0);
-    is_supported && has_elements && is_gpu_f32(hidden)
+    has_elements && is_gpu_f32(hidden)
 }
 
-/// The sum over all rows whose target is not [`IGNORE`].
+/// The sum over all rows whose target is not [`IGNORE`]. `weight` is `[d_in, vocab]`, or `[vocab, d_in]` if
+/// `is_table`.
 pub(crate) fn cross_entropy_sum(
     hidden: Tensor<3>,
-    layer: OutputLayer,
+    (weight, is_table): (Tensor<2>, bool),
+    bias: Option<Tensor<1>>,
+    soft_cap: Option<f64>,
     targets: &[u32],
 ) -> Tensor<1> {
-    let [d_in, vocab] = layer.weight.shape();
-    let (weight, is_table) = match layer.weight {
-        OutputWeight::Matrix(weight) => (weight, false),
-        OutputWeight::Table(table) => (table, true),
-        OutputWeight::Quantized(weight) => (super::quantized::table(&weight, &hidden), true),
-    };
+    let shape = weight.dims();
     let op = OutputLoss {
         targets: Arc::new(targets.to_vec()),
-        d_in,
-        vocab,
+        d_in: shape[usize::from(is_table)],
+        vocab: shape[usize::from(!is_table)],
         is_table,
-        soft_cap: layer.soft_cap.map(|cap| cap as f32),
+        soft_cap: soft_cap.map(|cap| cap as f32),
     };
-    match layer.bias {
+    match bias {
         None => apply(op, [hidden.into(), weight.into()]),
         Some(bias) => apply(op, [hidden.into(), weight.into(), bias.into()]),
     }

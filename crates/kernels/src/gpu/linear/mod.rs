@@ -11,7 +11,7 @@ use burn_cubecl::tensor::CubeTensor;
 use self::epilogue::Epilogue;
 use super::activation::activation_gradient;
 use super::apply::{BackwardContext, Input, Op, apply, is_gpu_f32};
-use crate::{Activation, LinearFusion, MATVEC_MAX_SEQ};
+use crate::{Activation, MATVEC_MAX_SEQ};
 
 /// Rows of the input up to which the kernel for few rows reads the weight again for every four of them.
 pub(super) const MAX_ROWS: usize = 32;
@@ -27,13 +27,14 @@ pub(crate) fn supports(x: &Tensor<3>, weight: &Tensor<2>) -> bool {
     has_elements && is_gpu_f32(x) && is_gpu_f32(weight)
 }
 
-/// `activation(x W + bias + addend)`; `weight` is `[d_in, d_out]`, or `[d_out, d_in]` if `is_table`.
+/// `activation(x W + bias + residual)`; `weight` is `[d_in, d_out]`, or `[d_out, d_in]` if `is_table`.
 pub(crate) fn linear(
     x: Tensor<3>,
     weight: Tensor<2>,
     is_table: bool,
     bias: Option<Tensor<1>>,
-    fusion: LinearFusion,
+    residual: Option<Tensor<3>>,
+    activation: Option<Activation>,
 ) -> Tensor<3> {
     let ([batch, seq, d_in], weight_shape) = (x.dims(), weight.dims());
     let d_out = weight_shape[usize::from(!is_table)];
@@ -44,10 +45,10 @@ pub(crate) fn linear(
         d_out,
         is_table,
         has_bias: bias.is_some(),
-        activation: fusion.activation,
+        activation,
     };
     let (x, weight): (Input, Input) = (x.into(), weight.into());
-    match (bias, fusion.residual) {
+    match (bias, residual) {
         (None, None) => apply(op, [x, weight]),
         (Some(bias), None) => apply(op, [x, weight, bias.into()]),
         (None, Some(addend)) => apply(op, [x, weight, addend.into()]),
