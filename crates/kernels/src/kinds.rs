@@ -60,3 +60,8 @@ impl Precision {
         *self == Self::F32
     }
 }
+
+/// Longest sequence for which reading the weights dominates the cost of a product. The batch size is
+/// ignored: on the CPU, a row's result must not depend on the rest of the batch, and the products of up to
+/// this number of positions and of more positions sum in different orders.
+pub const MATVEC_MAX_SEQ: usize = 8;

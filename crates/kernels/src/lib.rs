@@ -92,10 +92,10 @@ pub use cross_entropy::{
 };
 pub use dropout::{DropoutMask, dropout};
 pub use embedding::embed;
-pub use kinds::{Activation, AdamwStep, NormKind, Precision};
+pub use kinds::{Activation, AdamwStep, MATVEC_MAX_SEQ, NormKind, Precision};
 pub use kv_cache::{gather_pages, write_cache, write_keys_values};
 pub use launches::record_launches;
-pub use linear::{MATVEC_MAX_SEQ, linear, linear_table, linear_with_precision};
+pub use linear::{linear, linear_table, linear_with_precision};
 pub use linear_fusion::{LinearFusion, linear_fused};
 pub use lora::{LinearWeight, RowUpdate, add_row_updates, linear_lora};
 pub use low_rank_update::LowRankUpdate;

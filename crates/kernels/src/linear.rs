@@ -4,11 +4,6 @@ use burn::tensor::Tensor;
 
 use crate::Precision;
 
-/// Longest sequence for which reading the weights dominates the cost of a product. The batch size is
-/// ignored: on the CPU, a row's result must not depend on the rest of the batch, and the products of up to
-/// this number of positions and of more positions sum in different orders.
-pub const MATVEC_MAX_SEQ: usize = 8;
-
 /// `x W + bias`: `[batch, seq, d_in]` to `[batch, seq, d_out]`, `weight` is `[d_in, d_out]`.
 ///
 /// # Panics
@@ -48,8 +43,7 @@ pub fn linear_with_precision(
     }
     #[cfg(feature = "gpu")]
     if precision == Precision::F32 && crate::gpu::linear::supports(&x, &weight) {
-        let fusion = crate::LinearFusion::default();
-        return crate::gpu::linear::linear(x, weight, false, bias, fusion);
+        return crate::gpu::linear::linear(x, weight, false, bias, None, None);
     }
     crate::reference::linear_with_precision(precision, x, weight, bias)
 }
@@ -72,8 +66,7 @@ pub fn linear_table(
     }
     #[cfg(feature = "gpu")]
     if precision == Precision::F32 && crate::gpu::linear::supports(&x, &table) {
-        let fusion = crate::LinearFusion::default();
-        return crate::gpu::linear::linear(x, table, true, bias, fusion);
+        return crate::gpu::linear::linear(x, table, true, bias, None, None);
     }
     crate::reference::linear_with_precision(precision, x, table.transpose(), bias)
 }
@@ -98,11 +91,10 @@ pub(crate) fn check_shapes(x: &Tensor<3>, [d_in, d_out]: [usize; 2], bias: Optio
 pub(crate) mod fast {
     use burn::tensor::Tensor;
 
-    pub(crate) use super::MATVEC_MAX_SEQ;
-    use crate::Precision;
     use crate::cpu::matmul::{self, GemmOptions, MatMut, MatRef, MatvecOptions};
     use crate::cpu::reduce::add_column_sums;
     use crate::fused::{BackwardContext, Buffer, Op, apply};
+    use crate::{MATVEC_MAX_SEQ, Precision};
 
     /// Memory layout of the weight.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -75,10 +75,21 @@ pub fn linear_fused(
         LinearWeight::Matrix(weight)
             if precision == Precision::F32 && crate::gpu::linear::supports(&x, weight) =>
         {
-            return crate::gpu::linear::linear(x, weight.clone(), false, bias, fusion);
+            let LinearFusion {
+                residual,
+                activation,
+            } = fusion;
+            return crate::gpu::linear::linear(
+                x,
+                weight.clone(),
+                false,
+                bias,
+                residual,
+                activation,
+            );
         }
-        LinearWeight::Quantized(weight) if crate::gpu::quantized::supports(&x, weight) => {
-            return crate::gpu::quantized::linear(x, weight, bias, fusion);
+        LinearWeight::Quantized(weight) if weight.has_gpu_kernel(&x) => {
+            return weight.linear_on_gpu(x, bias, fusion.residual, fusion.activation);
         }
         _ => {}
     }

@@ -11,7 +11,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use bytes::Bytes;
 
 #[cfg(feature = "gpu")]
-use crate::LinearFusion;
+use crate::Activation;
 use crate::cpu::matmul::MatRef;
 use crate::cpu::matmul::quant::{BLOCK, PANEL, QuantMatrix, StoredMatrix};
 pub use crate::cpu::matmul::quant::{Bits, BlockFormat};
@@ -111,10 +111,45 @@ impl QuantizedMatrix {
         )
     }
 
-    /// The copies on GPUs.
     #[cfg(feature = "gpu")]
-    pub(crate) fn device_copies(&self) -> &crate::gpu::quantized::DeviceCopies {
-        &self.1
+    fn gpu_weight(&self) -> crate::gpu::quantized::QuantizedWeight<'_> {
+        crate::gpu::quantized::QuantizedWeight {
+            matrix: &self.0,
+            copies: &self.1,
+        }
+    }
+
+    /// Whether the kernels for GPUs support products with `x`.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn has_gpu_kernel(&self, x: &Tensor<3>) -> bool {
+        self.stays_quantized_on_gpus() && crate::gpu::quantized::supports(x, self.shape())
+    }
+
+    /// Whether the kernels for GPUs read blocks of this format: those of 8 and 4 bits with one scale.
+    #[cfg(feature = "gpu")]
+    fn stays_quantized_on_gpus(&self) -> bool {
+        self.format().separate_integers().is_some()
+    }
+
+    /// `activation(x W + bias + residual)` on a GPU.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn linear_on_gpu(
+        &self,
+        x: Tensor<3>,
+        bias: Option<Tensor<1>>,
+        residual: Option<Tensor<3>>,
+        activation: Option<Activation>,
+    ) -> Tensor<3> {
+        crate::gpu::quantized::linear(x, &self.gpu_weight(), bias, residual, activation)
+    }
+
+    /// The dequantized values on the GPU of `like`, `[d_out, d_in]`.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn table_on_gpu(&self, like: &Tensor<3>) -> Tensor<2> {
+        if !self.stays_quantized_on_gpus() {
+            return self.to_tensor(&like.device()).transpose();
+        }
+        crate::gpu::quantized::table(&self.gpu_weight(), like)
     }
 
     fn new(weight: MatRef<'_>, bits: Bits, mean_squares: Option<&[f32]>) -> Self {
@@ -347,8 +382,8 @@ pub fn linear_quantized(
         return fast::linear(x, weight, bias);
     }
     #[cfg(feature = "gpu")]
-    if crate::gpu::quantized::supports(&x, weight) {
-        return crate::gpu::quantized::linear(x, weight, bias, LinearFusion::default());
+    if weight.has_gpu_kernel(&x) {
+        return weight.linear_on_gpu(x, bias, None, None);
     }
     let weight = weight.to_tensor(&x.device());
     crate::reference::linear(x, weight, bias)
@@ -359,11 +394,8 @@ pub fn embed_quantized(table: &QuantizedMatrix, ids: Tensor<2, Int>) -> Tensor<3
     let ([batch, seq], device) = (ids.dims(), ids.device());
     let width = table.shape()[0];
     #[cfg(feature = "gpu")]
-    if crate::gpu::is_gpu(&device)
-        && batch * seq * width > 0
-        && crate::gpu::quantized::has_kernel(table)
-    {
-        return crate::gpu::quantized::embed(table, ids);
+    if crate::gpu::is_gpu(&device) && batch * seq * width > 0 && table.stays_quantized_on_gpus() {
+        return crate::gpu::quantized::embed(&table.gpu_weight(), ids);
     }
     let ids = ids.into_data().convert::<i32>().try_into_vec::<i32>();
     let ids = ids.unwrap_or_else(|e| unreachable!("just converted: {e:?}"));

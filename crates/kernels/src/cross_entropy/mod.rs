@@ -27,7 +27,7 @@ pub enum OutputWeight {
 impl OutputWeight {
     /// `[d_model, vocab]`.
     #[cfg(any(feature = "flex", feature = "gpu"))]
-    pub(crate) fn shape(&self) -> [usize; 2] {
+    fn shape(&self) -> [usize; 2] {
         match self {
             Self::Matrix(weight) => weight.dims(),
             Self::Table(table) => {
@@ -35,6 +35,16 @@ impl OutputWeight {
                 [d_model, vocab]
             }
             Self::Quantized(weight) => weight.shape(),
+        }
+    }
+
+    /// The weight on a GPU, and whether it is a table.
+    #[cfg(feature = "gpu")]
+    fn on_gpu(&self, like: &Tensor<3>) -> (Tensor<2>, bool) {
+        match self {
+            Self::Matrix(weight) => (weight.clone(), false),
+            Self::Table(table) => (table.clone(), true),
+            Self::Quantized(weight) => (weight.table_on_gpu(like), true),
         }
     }
 }
@@ -53,6 +63,18 @@ pub struct OutputLayer {
 }
 
 impl OutputLayer {
+    /// Whether the kernels for GPUs compute the loss: in f32.
+    #[cfg(feature = "gpu")]
+    fn has_gpu_kernel(&self, hidden: &Tensor<3>) -> bool {
+        let is_f32 = match &self.weight {
+            OutputWeight::Matrix(weight) | OutputWeight::Table(weight) => {
+                self.precision == Precision::F32 && crate::gpu::is_gpu_f32(weight)
+            }
+            OutputWeight::Quantized(_) => true,
+        };
+        is_f32 && crate::gpu::output_layer::supports(hidden, self.weight.shape())
+    }
+
     /// Maps hidden states, `[batch, seq, d_model]`, to logits, `[batch, seq, vocab]`.
     ///
     /// # Panics
@@ -111,9 +133,13 @@ pub fn cross_entropy_sum(hidden: Tensor<3>, layer: OutputLayer, targets: &[u32])
         return fast::cross_entropy_sum(hidden, layer, targets);
     }
     #[cfg(feature = "gpu")]
-    if crate::gpu::output_layer::supports(&hidden, &layer) {
+    if layer.has_gpu_kernel(&hidden) {
         crate::linear::check_shapes(&hidden, layer.weight.shape(), layer.bias.as_ref());
-        return crate::gpu::output_layer::cross_entropy_sum(hidden, layer, targets);
+        let weight = layer.weight.on_gpu(&hidden);
+        let (bias, soft_cap) = (layer.bias, layer.soft_cap);
+        return crate::gpu::output_layer::cross_entropy_sum(
+            hidden, weight, bias, soft_cap, targets,
+        );
     }
     let logits = layer.logits(hidden);
     let vocab = logits.dims()[2];

@@ -165,17 +165,17 @@ fn add_squares(
     }
     let mut sum = 0.0f32;
     if cube < ends.a {
-        sum = squares(a, cube, elements);
+        sum += sum_of_part(a, cube, elements);
     } else if cube < ends.b {
-        sum = squares(b, cube - ends.a, elements);
+        sum += sum_of_part(b, cube - ends.a, elements);
     } else if cube < ends.c {
-        sum = squares(c, cube - ends.b, elements);
+        sum += sum_of_part(c, cube - ends.b, elements);
     } else if cube < ends.d {
-        sum = squares(d, cube - ends.c, elements);
+        sum += sum_of_part(d, cube - ends.c, elements);
     } else if cube < ends.e {
-        sum = squares(e, cube - ends.d, elements);
+        sum += sum_of_part(e, cube - ends.d, elements);
     } else {
-        sum = squares(f, cube - ends.e, elements);
+        sum += sum_of_part(f, cube - ends.e, elements);
     }
     let sum = sum_over_cube(sum);
     if UNIT_POS == 0 {
@@ -185,7 +185,7 @@ fn add_squares(
 
 /// The sum of this unit's squares of a part of a tensor.
 #[cube]
-fn squares(x: &[f32], part: usize, #[comptime] elements: usize) -> f32 {
+fn sum_of_part(x: &[f32], part: usize, #[comptime] elements: usize) -> f32 {
     let begin = part * elements;
     let end = min(begin + elements, x.len());
     let mut sum = 0.0f32;

@@ -7,7 +7,6 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::launch::{buffer, empty, exclusive, len, per_element, upload_recent};
-use crate::kv_cache::page_of;
 
 /// Writes new keys and values, `[rows, heads, seq, head_dim]`, to both parts of a cache, in one launch.
 pub(crate) fn write(
@@ -26,8 +25,8 @@ pub(crate) fn write(
         let mut slots = Vec::with_capacity(pages.len() * seq);
         for (pages, start) in pages.iter().zip(starts) {
             slots.extend((0..seq).map(|token| {
-                let (page, at) = page_of(pages, start + token, page_len);
-                (page * page_len + at) as u32
+                let position = start + token;
+                (pages[position / page_len] * page_len + position % page_len) as u32
             }));
         }
         let slots = upload_recent(&k, &slots);

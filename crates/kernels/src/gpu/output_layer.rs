@@ -9,48 +9,40 @@ use cubecl::prelude::*;
 
 use super::apply::{BackwardContext, Op, apply, is_gpu_f32};
 use super::launch::{buffer, empty, exclusive, len, part, per_cube, per_element, upload};
-use super::linear::tiles::{Product, Summed, Target};
+use super::linear::tiles::{MatrixProduct, Summed, Target};
 use super::reduce::{ROW_UNITS, max_over_cube, sum_over_cube, total};
-use crate::{IGNORE, OutputLayer, OutputWeight, Precision};
+use crate::IGNORE;
 
-/// Logits in memory at once, at most: 96 MB, since a buffer of some adapters holds 128 MB.
-const CHUNK_LOGITS: usize = 24 << 20;
+/// Logits in memory at once, at most: 96 MB, since a buffer of some adapters holds 128 MB. Few in the tests of
+/// this crate, which thus have several chunks.
+const CHUNK_LOGITS: usize = if cfg!(test) { 1 << 16 } else { 24 << 20 };
 /// Chunks have a multiple of this number of rows, so that each begins where adapters align buffers.
 const ROW_ALIGNMENT: usize = 64;
 
-/// Whether the kernels support these operands: f32, and no empty dimension.
-pub(crate) fn supports(hidden: &Tensor<3>, layer: &OutputLayer) -> bool {
-    let is_supported = match &layer.weight {
-        OutputWeight::Matrix(weight) | OutputWeight::Table(weight) => {
-            is_gpu_f32(weight) && layer.precision == Precision::F32
-        }
-        OutputWeight::Quantized(_) => true,
-    };
-    let shape = layer.weight.shape();
+/// Whether the kernels support a loss of `hidden`, where the weight has this shape.
+pub(crate) fn supports(hidden: &Tensor<3>, shape: [usize; 2]) -> bool {
     let has_elements = hidden.dims().iter().chain(&shape).all(|size| *size > 0);
-    is_supported && has_elements && is_gpu_f32(hidden)
+    has_elements && is_gpu_f32(hidden)
 }
 
-/// The sum over all rows whose target is not [`IGNORE`].
+/// The sum over all rows whose target is not [`IGNORE`]. `weight` is `[d_in, vocab]`, or `[vocab, d_in]` if
+/// `is_table`.
 pub(crate) fn cross_entropy_sum(
     hidden: Tensor<3>,
-    layer: OutputLayer,
+    (weight, is_table): (Tensor<2>, bool),
+    bias: Option<Tensor<1>>,
+    soft_cap: Option<f64>,
     targets: &[u32],
 ) -> Tensor<1> {
-    let [d_in, vocab] = layer.weight.shape();
-    let (weight, is_table) = match layer.weight {
-        OutputWeight::Matrix(weight) => (weight, false),
-        OutputWeight::Table(table) => (table, true),
-        OutputWeight::Quantized(weight) => (super::quantized::table(&weight, &hidden), true),
-    };
+    let shape = weight.dims();
     let op = OutputLoss {
         targets: Arc::new(targets.to_vec()),
-        d_in,
-        vocab,
+        d_in: shape[usize::from(is_table)],
+        vocab: shape[usize::from(!is_table)],
         is_table,
-        soft_cap: layer.soft_cap.map(|cap| cap as f32),
+        soft_cap: soft_cap.map(|cap| cap as f32),
     };
-    match layer.bias {
+    match bias {
         None => apply(op, [hidden.into(), weight.into()]),
         Some(bias) => apply(op, [hidden.into(), weight.into(), bias.into()]),
     }
@@ -117,8 +109,8 @@ impl OutputLoss {
         (total(&losses), [dx, dw.filter(|_| needs_w), db])
     }
 
-    fn logits_product(&self, rows: usize) -> Product {
-        Product {
+    fn logits_product(&self, rows: usize) -> MatrixProduct {
+        MatrixProduct {
             m: rows,
             n: self.vocab,
             k: self.d_in,
@@ -127,8 +119,8 @@ impl OutputLoss {
         }
     }
 
-    fn input_product(&self, rows: usize) -> Product {
-        Product {
+    fn input_product(&self, rows: usize) -> MatrixProduct {
+        MatrixProduct {
             m: rows,
             n: self.d_in,
             k: self.vocab,
@@ -148,7 +140,7 @@ impl OutputLoss {
         } else {
             ([x, d_logits], [self.d_in, self.vocab], Summed::B)
         };
-        let product = Product {
+        let product = MatrixProduct {
             m,
             n,
             k: rows,

@@ -12,8 +12,8 @@ use crate::cpu::matmul::{GemmOptions, MatMut, MatRef, gemm, transposed_product};
 use crate::cpu::par::for_each;
 use crate::cpu::reduce::add_column_sums;
 use crate::fused::{BackwardContext, Buffer, Op, apply, from_buffer, into_contiguous, values};
-use crate::linear::fast::{LinearOp, MATVEC_MAX_SEQ, WeightLayout};
-use crate::{DropoutMask, LowRankUpdate, Precision, QuantizedMatrix};
+use crate::linear::fast::{LinearOp, WeightLayout};
+use crate::{DropoutMask, LowRankUpdate, MATVEC_MAX_SEQ, Precision, QuantizedMatrix};
 
 /// The update, without its matrices.
 #[derive(Clone, Debug)]

@@ -11,7 +11,7 @@ use burn_cubecl::tensor::CubeTensor;
 use self::epilogue::Epilogue;
 use super::activation::activation_gradient;
 use super::apply::{BackwardContext, Input, Op, apply, is_gpu_f32};
-use crate::{Activation, LinearFusion, MATVEC_MAX_SEQ};
+use crate::{Activation, MATVEC_MAX_SEQ};
 
 /// Rows of the input up to which the kernel for few rows reads the weight again for every four of them.
 pub(super) const MAX_ROWS: usize = 32;
@@ -27,13 +27,14 @@ pub(crate) fn supports(x: &Tensor<3>, weight: &Tensor<2>) -> bool {
     has_elements && is_gpu_f32(x) && is_gpu_f32(weight)
 }
 
-/// `activation(x W + bias + addend)`; `weight` is `[d_in, d_out]`, or `[d_out, d_in]` if `is_table`.
+/// `activation(x W + bias + residual)`; `weight` is `[d_in, d_out]`, or `[d_out, d_in]` if `is_table`.
 pub(crate) fn linear(
     x: Tensor<3>,
     weight: Tensor<2>,
     is_table: bool,
     bias: Option<Tensor<1>>,
-    fusion: LinearFusion,
+    residual: Option<Tensor<3>>,
+    activation: Option<Activation>,
 ) -> Tensor<3> {
     let ([batch, seq, d_in], weight_shape) = (x.dims(), weight.dims());
     let d_out = weight_shape[usize::from(!is_table)];
@@ -44,10 +45,10 @@ pub(crate) fn linear(
         d_out,
         is_table,
         has_bias: bias.is_some(),
-        activation: fusion.activation,
+        activation,
     };
     let (x, weight): (Input, Input) = (x.into(), weight.into());
-    match (bias, fusion.residual) {
+    match (bias, residual) {
         (None, None) => apply(op, [x, weight]),
         (Some(bias), None) => apply(op, [x, weight, bias.into()]),
         (None, Some(addend)) => apply(op, [x, weight, addend.into()]),
@@ -93,7 +94,7 @@ impl Linear {
         };
         let shape = [self.batch, self.seq, self.d_out];
         if has_few_rows([self.batch, self.seq]) && !keeps_input {
-            let product = rows::Product {
+            let product = rows::MatrixProduct {
                 rows: self.rows(),
                 d_in: self.d_in,
                 d_out: self.d_out,
@@ -104,7 +105,7 @@ impl Linear {
                 None,
             );
         }
-        let product = tiles::Product {
+        let product = tiles::MatrixProduct {
             m: self.rows(),
             n: self.d_out,
             k: self.d_in,
@@ -161,7 +162,7 @@ impl Linear {
         } else {
             ([x, d_sum], [self.d_in, self.d_out], tiles::Summed::B)
         };
-        let product = tiles::Product {
+        let product = tiles::MatrixProduct {
             m,
             n,
             k: self.rows(),
@@ -180,7 +181,7 @@ pub(super) fn input_gradient(
     weight: &CubeTensor,
     is_table: bool,
 ) -> CubeTensor {
-    let product = tiles::Product {
+    let product = tiles::MatrixProduct {
         m: batch * seq,
         n: d_in,
         k: d_out,
@@ -202,7 +203,7 @@ pub(super) fn multiply_table(
 ) -> (CubeTensor, Option<CubeTensor>) {
     let [batch, seq, d_out] = shape;
     let rows = batch * seq;
-    let product = tiles::Product {
+    let product = tiles::MatrixProduct {
         m: rows,
         n: d_out,
         k: super::launch::len(x) / rows,

@@ -17,7 +17,7 @@ pub(in crate::gpu) const ROWS: usize = 4;
 
 /// Shape of a product `x w`, `[rows, d_out]`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Product {
+pub(super) struct MatrixProduct {
     pub(super) rows: usize,
     pub(super) d_in: usize,
     pub(super) d_out: usize,
@@ -25,7 +25,7 @@ pub(super) struct Product {
     pub(super) is_transposed: bool,
 }
 
-impl Product {
+impl MatrixProduct {
     /// `activation(x w + bias + addend)` in `shape`.
     pub(super) fn run(
         &self,

@@ -20,7 +20,7 @@ const MIN_TILES_SOFTWARE: usize = 4;
 
 /// Shape and layout of a product `a b`, `[m, n]`.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::gpu) struct Product {
+pub(in crate::gpu) struct MatrixProduct {
     pub(in crate::gpu) m: usize,
     pub(in crate::gpu) n: usize,
     pub(in crate::gpu) k: usize,
@@ -74,7 +74,7 @@ struct Program {
     accumulates: bool,
 }
 
-impl Product {
+impl MatrixProduct {
     /// Rows and columns per unit: the larger, the less is read; but enough tiles are needed.
     fn side(&self, like: &CubeTensor) -> usize {
         // `CubeCL` offers subgroup operations on GPUs, but not on software adapters.
@@ -196,7 +196,8 @@ impl Product {
 }
 
 #[cube(launch)]
-#[allow(clippy::collapsible_if)] // A part of the program that depends on it, and a condition in the program.
+#[allow(clippy::too_many_lines)] // One program, whose parts share registers.
+#[allow(clippy::collapsible_if)] // What is compiled, and then a condition in the program.
 fn multiply(
     a: &[f32],
     b: &[f32],

@@ -16,26 +16,23 @@ use super::apply::{BackwardContext, Input, Op, apply, is_gpu_f32, primitive};
 use super::launch::{buffer, empty, len, per_cube, per_element};
 use super::linear::epilogue::Epilogue;
 use super::linear::{has_few_rows, input_gradient, multiply_table, rows};
-use crate::{Activation, LinearFusion, QuantizedMatrix};
+use crate::Activation;
+use crate::cpu::matmul::quant::QuantMatrix;
 
-/// Whether the kernels support these operands.
-pub(crate) fn supports(x: &Tensor<3>, weight: &QuantizedMatrix) -> bool {
-    let has_elements = x.dims().iter().chain(&weight.shape()).all(|size| *size > 0);
-    has_elements && has_kernel(weight) && is_gpu_f32(x)
+/// Whether the kernels support an input and a weight of this shape.
+pub(crate) fn supports(x: &Tensor<3>, shape: [usize; 2]) -> bool {
+    let has_elements = x.dims().iter().chain(&shape).all(|size| *size > 0);
+    has_elements && is_gpu_f32(x)
 }
 
-/// Whether weights of this format stay quantized on the device: those of 8 and 4 bits whose blocks have one scale.
-pub(crate) fn has_kernel(weight: &QuantizedMatrix) -> bool {
-    weight.format().separate_integers().is_some()
-}
-
-/// `activation(x W + bias + addend)`. In products of few rows the integers are read directly; for others, the
+/// `activation(x W + bias + residual)`. In products of few rows the integers are read directly; for others, the
 /// weight is expanded on the device first.
 pub(crate) fn linear(
     x: Tensor<3>,
-    weight: &QuantizedMatrix,
+    weight: &QuantizedWeight<'_>,
     bias: Option<Tensor<1>>,
-    fusion: LinearFusion,
+    residual: Option<Tensor<3>>,
+    activation: Option<Activation>,
 ) -> Tensor<3> {
     let [batch, seq, _] = x.dims();
     let x: Input = x.into();
@@ -44,9 +41,9 @@ pub(crate) fn linear(
         seq,
         weight: weight.on_gpu(x.primitive()),
         has_bias: bias.is_some(),
-        activation: fusion.activation,
+        activation,
     };
-    match (bias, fusion.residual) {
+    match (bias, residual) {
         (None, None) => apply(op, [x]),
         (Some(bias), None) => apply(op, [x, bias.into()]),
         (None, Some(addend)) => apply(op, [x, addend.into()]),
@@ -55,16 +52,13 @@ pub(crate) fn linear(
 }
 
 /// The dequantized values on the device of `like`, `[d_out, d_in]`.
-pub(crate) fn table<const D: usize>(weight: &QuantizedMatrix, like: &Tensor<D>) -> Tensor<2> {
-    if !has_kernel(weight) {
-        return weight.to_tensor(&like.device()).transpose();
-    }
+pub(crate) fn table<const D: usize>(weight: &QuantizedWeight<'_>, like: &Tensor<D>) -> Tensor<2> {
     let like: Input = like.clone().into();
     Tensor::from_primitive::<Cube>(weight.on_gpu(like.primitive()).expand())
 }
 
 /// The columns `ids` of a table: `[batch, seq]` to `[batch, seq, d_in]`.
-pub(crate) fn embed(table: &QuantizedMatrix, ids: Tensor<2, Int>) -> Tensor<3> {
+pub(crate) fn embed(table: &QuantizedWeight<'_>, ids: Tensor<2, Int>) -> Tensor<3> {
     let [batch, seq] = ids.dims();
     let ids = ids.cast(DType::I32).try_into_primitive::<Cube>();
     let ids = into_contiguous(ids.unwrap_or_else(|e| unreachable!("the ids are on a GPU: {e:?}")));
@@ -89,9 +83,15 @@ pub(crate) fn embed(table: &QuantizedMatrix, ids: Tensor<2, Int>) -> Tensor<3> {
     Tensor::from_primitive::<Cube>(out)
 }
 
-impl QuantizedMatrix {
+/// A quantized weight, and where its copies on devices are kept.
+pub(crate) struct QuantizedWeight<'a> {
+    pub(crate) matrix: &'a QuantMatrix,
+    pub(crate) copies: &'a DeviceCopies,
+}
+
+impl QuantizedWeight<'_> {
     fn on_gpu(&self, like: &CubeTensor) -> Packed {
-        self.device_copies().get(self, like)
+        self.copies.get(self.matrix, like)
     }
 }
 

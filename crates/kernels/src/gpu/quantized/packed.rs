@@ -5,8 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use burn_cubecl::CubeDevice;
 use burn_cubecl::tensor::CubeTensor;
 
-use crate::QuantizedMatrix;
-use crate::cpu::matmul::quant::{BLOCK, Bits, BlockFormat};
+use crate::cpu::matmul::quant::{BLOCK, Bits, BlockFormat, QuantMatrix};
 use crate::gpu::launch::upload;
 
 /// Copies of a weight on devices, made at first use.
@@ -15,7 +14,7 @@ pub(crate) struct DeviceCopies(Mutex<Vec<(CubeDevice, Packed)>>);
 
 impl DeviceCopies {
     /// The copy of `weight` on the device of `like`.
-    pub(super) fn get(&self, weight: &QuantizedMatrix, like: &CubeTensor) -> Packed {
+    pub(super) fn get(&self, weight: &QuantMatrix, like: &CubeTensor) -> Packed {
         let mut copies = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, packed)) = copies.iter().find(|(of, _)| *of == like.device) {
             return packed.clone();
@@ -61,8 +60,8 @@ impl Layout {
 }
 
 impl Packed {
-    fn new(weight: &QuantizedMatrix, like: &CubeTensor) -> Self {
-        let ([d_in, d_out], layout) = (weight.shape(), Layout::new(weight.format()));
+    fn new(weight: &QuantMatrix, like: &CubeTensor) -> Self {
+        let ((d_in, d_out), layout) = (weight.shape(), Layout::new(weight.format()));
         Self {
             words: upload(like, &words(weight, layout)),
             factors: upload(like, &factors(weight)),
@@ -74,12 +73,13 @@ impl Packed {
 }
 
 /// The integers, with zeros after the last row of a column.
-fn words(weight: &QuantizedMatrix, layout: Layout) -> Vec<u32> {
-    let [d_in, d_out] = weight.shape();
+fn words(weight: &QuantMatrix, layout: Layout) -> Vec<u32> {
+    let (d_in, d_out) = weight.shape();
     let stored = weight.stored_integers();
+    // Only formats with separate integers are copied to devices.
     let bits = weight.format().separate_integers().unwrap_or(Bits::Int8);
-    let column_bytes = QuantizedMatrix::stored_bytes(bits, d_in);
-    let column_words = QuantizedMatrix::blocks(d_in) * BLOCK * layout.bits / 32;
+    let column_bytes = bits.stored_bytes(d_in);
+    let column_words = weight.blocks() * BLOCK * layout.bits / 32;
     // 8-bit integers are signed in files.
     let sign_bits = if layout.bits == 8 { 0x8080_8080 } else { 0 };
     let mut words = Vec::with_capacity(d_out * column_words);
@@ -95,7 +95,7 @@ fn words(weight: &QuantizedMatrix, layout: Layout) -> Vec<u32> {
     words
 }
 
-fn factors(weight: &QuantizedMatrix) -> Vec<u32> {
+fn factors(weight: &QuantMatrix) -> Vec<u32> {
     let (scales, minimums) = (weight.stored_scales(), weight.stored_minimums());
     let halves = |bytes: &[u8]| -> Vec<u32> {
         let pairs = bytes.as_chunks::<2>().0.iter();

@@ -11,12 +11,13 @@ use naga::valid::{Capabilities, ValidationFlags, Validator};
 use super::gpu;
 
 /// Filters of tests that together launch every kernel.
-const TESTS: [&str; 9] = [
+const TESTS: [&str; 10] = [
     "launches",
     "positions",
     "optimizer",
     "kv_cache",
     "norms",
+    "output_layer",
     "table",
     "quantized",
     "decod",
