@@ -292,6 +292,14 @@ fn the_normal_transformer_of_statquest_is_explained() {
         (other.before[0].text.as_str(), other.after[0].text.as_str()),
         ("vamos", "ir")
     );
+    // The embeddings of the prompt are those of the encoder.
+    let edit = Edit::Embedding {
+        id: trace.source[0],
+        dim: 0,
+        value: 40.0,
+    };
+    let edited = explanation.what_if(&[edit]).unwrap();
+    assert_ne!(edited.after, edited.before);
     let head = |attention| Edit::HeadOff {
         layer: 0,
         head: 0,

@@ -35,7 +35,8 @@ pub enum Edit {
         #[serde(default, skip_serializing_if = "AttentionKind::is_own")]
         attention: AttentionKind,
     },
-    /// Replaces one element of a token's embedding, at every position of the token.
+    /// Replaces one element of a token's embedding, at every position of the token; in encoder-decoder models with
+    /// embeddings of their own, that of the encoder.
     Embedding {
         /// The token's id.
         id: u32,
@@ -209,7 +210,8 @@ impl<'e> Edited<'e> {
                     )));
                 }
                 let at = id as usize * config.d_model + dim;
-                if let Some(table) = self.own_weights().get_mut("token_embedding.weight") {
+                let table = self.explanation.explainer.prompt_table();
+                if let Some(table) = self.own_weights().get_mut(table) {
                     table.data[at] = value;
                 }
             }
