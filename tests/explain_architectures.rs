@@ -35,8 +35,8 @@ fn config(architecture: Architecture, case: u64) -> ModelConfig {
     ModelConfig {
         architecture,
         parallel: base.parallel && !has_encoder,
-        n_encoder_layers: (has_encoder && case % 2 == 0).then_some(1 + case as usize % 3),
-        share_embeddings: !has_encoder || case % 3 == 0,
+        n_encoder_layers: (has_encoder && case.is_multiple_of(2)).then_some(1 + case as usize % 3),
+        share_embeddings: !has_encoder || case.is_multiple_of(3),
         embedding_norm: case % 4 == 1,
         head_transform: architecture == Architecture::Encoder && case % 2 == 1,
         ..base
