@@ -35,8 +35,8 @@ fn config(architecture: Architecture, case: u64) -> ModelConfig {
     ModelConfig {
         architecture,
         parallel: base.parallel && !has_encoder,
-        n_encoder_layers: (has_encoder && case % 2 == 0).then_some(1 + case as usize % 3),
-        share_embeddings: !has_encoder || case % 3 == 0,
+        n_encoder_layers: (has_encoder && case.is_multiple_of(2)).then_some(1 + case as usize % 3),
+        share_embeddings: !has_encoder || case.is_multiple_of(3),
         embedding_norm: case % 4 == 1,
         head_transform: architecture == Architecture::Encoder && case % 2 == 1,
         ..base
@@ -292,6 +292,14 @@ fn the_normal_transformer_of_statquest_is_explained() {
         (other.before[0].text.as_str(), other.after[0].text.as_str()),
         ("vamos", "ir")
     );
+    // The embeddings of the prompt are those of the encoder.
+    let edit = Edit::Embedding {
+        id: trace.source[0],
+        dim: 0,
+        value: 40.0,
+    };
+    let edited = explanation.what_if(&[edit]).unwrap();
+    assert_ne!(edited.after, edited.before);
     let head = |attention| Edit::HeadOff {
         layer: 0,
         head: 0,

@@ -76,7 +76,17 @@ impl Explainer {
         &self.weights
     }
 
-    /// The embedding of token `id`.
+    /// The name of the table with the embeddings of a prompt's tokens.
+    pub(crate) fn prompt_table(&self) -> &'static str {
+        let own = "encoder.token_embedding.weight";
+        if self.weights.contains_key(own) {
+            own
+        } else {
+            "token_embedding.weight"
+        }
+    }
+
+    /// The embedding of token `id`, as part of a prompt.
     ///
     /// # Errors
     /// [`ExplainError::Address`] if the vocabulary has no such token.
@@ -89,7 +99,7 @@ impl Explainer {
                 hint: "try token 0".to_string(),
             });
         }
-        Ok(self.weights["token_embedding.weight"].row(id as usize))
+        Ok(self.weights[self.prompt_table()].row(id as usize))
     }
 
     /// The text of a token.

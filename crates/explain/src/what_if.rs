@@ -8,7 +8,7 @@ use crate::ablation::Removed;
 use crate::adapted::{graph_with_adapter, interpolate, scale_updates};
 use crate::evaluate::{Arrays, DisabledHead, Inputs, evaluate};
 use crate::explainer::Explanation;
-use crate::graph::{AttentionKind, PROBABILITIES};
+use crate::graph::{AttentionKind, Node, PROBABILITIES};
 use crate::{ExplainError, TokenProb};
 
 /// Number of most likely tokens to list.
@@ -35,7 +35,8 @@ pub enum Edit {
         #[serde(default, skip_serializing_if = "AttentionKind::is_own")]
         attention: AttentionKind,
     },
-    /// Replaces one element of a token's embedding, at every position of the token.
+    /// Replaces one element of a token's embedding, at every position of the token; in encoder-decoder models with
+    /// embeddings of their own, that of the encoder.
     Embedding {
         /// The token's id.
         id: u32,
@@ -117,57 +118,68 @@ pub struct ProbChange {
     pub after: f64,
 }
 
-/// Recomputes the forward pass with `edits` in f64.
-pub(crate) fn what_if(
-    explanation: &Explanation<'_>,
-    edits: &[Edit],
-) -> Result<WhatIf, ExplainError> {
-    let trace = &explanation.trace;
-    let config = &trace.config;
-    let has_encoder = config.has_encoder();
-    let prompt = trace.prompt_inputs();
-    let mut ids = if has_encoder {
-        prompt.source
-    } else {
-        prompt.target
+/// The prompt and the model with edits.
+struct Edited<'e> {
+    explanation: &'e Explanation<'e>,
+    /// The prompt, in encoder-decoder models the source.
+    ids: Vec<u32>,
+    nodes: Vec<Node>,
+    disabled_heads: Vec<DisabledHead>,
+    removed: Vec<Removed>,
+    /// The weights, if they are others than the model's.
+    weights: Option<Arrays>,
+}
+
+impl<'e> Edited<'e> {
+    fn new(explanation: &'e Explanation<'e>) -> Self {
+        let trace = &explanation.trace;
+        let prompt = trace.prompt_inputs();
+        let ids = if trace.config.has_encoder() {
+            prompt.source
+        } else {
+            prompt.target
+        };
+        Self {
+            explanation,
+            ids: ids.to_vec(),
+            nodes: graph_with_adapter(&trace.config, trace.prompt_lengths(), &trace.adapted),
+            disabled_heads: Vec::new(),
+            removed: Vec::new(),
+            weights: None,
+        }
     }
-    .to_vec();
-    let mut nodes = graph_with_adapter(config, trace.prompt_lengths(), &trace.adapted);
-    let (mut disabled_heads, mut removed) = (Vec::new(), Vec::new());
-    let mut edited_weights: Option<Arrays> = None;
-    for edit in edits {
+
+    /// What the model reads.
+    fn inputs(&self) -> Inputs<'_> {
+        let trace = &self.explanation.trace;
+        if trace.config.has_encoder() {
+            Inputs {
+                source: &self.ids,
+                ..trace.prompt_inputs()
+            }
+        } else {
+            Inputs::from(&self.ids[..])
+        }
+    }
+
+    fn apply(&mut self, edit: &Edit) -> Result<(), ExplainError> {
+        let config = &self.explanation.trace.config;
         if let Some(part) = edit.removed() {
-            if !removed.contains(&part) && !part.apply(&mut nodes, config.parallel) {
+            let is_new = !self.removed.contains(&part);
+            if is_new && !part.apply(&mut self.nodes, config.parallel) {
                 let problem = format!("this model has no {}", part.name());
                 return Err(ExplainError::WhatIf(problem));
             }
-            removed.push(part);
-            continue;
+            self.removed.push(part);
+            return Ok(());
         }
         match *edit {
             Edit::NoResidual | Edit::NoPositions | Edit::NoMask => {} // Applied above.
-            Edit::Adapter { scale } => {
-                let Some(base) = explanation.explainer.base_values() else {
-                    return Err(ExplainError::WhatIf(
-                        "this model has no adapter".to_string(),
-                    ));
-                };
-                if !scale.is_finite() {
-                    let problem =
-                        format!("the adapter's scale must be a finite number, but is {scale}");
-                    return Err(ExplainError::WhatIf(problem));
-                }
-                scale_updates(&mut nodes, scale);
-                if !base.is_empty() {
-                    let weights = edited_weights
-                        .get_or_insert_with(|| explanation.explainer.weights().clone());
-                    interpolate(weights, base, scale);
-                }
-            }
+            Edit::Adapter { scale } => return self.scale_adapter(scale),
             Edit::Token { position, id } => {
-                check_range(position, ids.len(), "prompt position")?;
+                check_range(position, self.ids.len(), "prompt position")?;
                 check_range(id as usize, config.vocab_size, "token id")?;
-                ids[position] = id;
+                self.ids[position] = id;
             }
             Edit::HeadOff {
                 layer,
@@ -176,12 +188,14 @@ pub(crate) fn what_if(
             } => {
                 let (layers, name) = match attention {
                     AttentionKind::Encoder => (config.encoder_layers(), "encoder layer"),
-                    AttentionKind::Cross if !has_encoder => (0, "layer with cross-attention"),
+                    AttentionKind::Cross if !config.has_encoder() => {
+                        (0, "layer with cross-attention")
+                    }
                     AttentionKind::Own | AttentionKind::Cross => (config.n_layers, "layer"),
                 };
                 check_range(layer, layers, name)?;
                 check_range(head, config.n_heads, "head")?;
-                disabled_heads.push(DisabledHead {
+                self.disabled_heads.push(DisabledHead {
                     attention,
                     layer,
                     head,
@@ -195,29 +209,59 @@ pub(crate) fn what_if(
                         "the new embedding value must be a finite number, but is {value}"
                     )));
                 }
-                let weights =
-                    edited_weights.get_or_insert_with(|| explanation.explainer.weights().clone());
-                if let Some(table) = weights.get_mut("token_embedding.weight") {
-                    table.data[id as usize * config.d_model + dim] = value;
+                let at = id as usize * config.d_model + dim;
+                let table = self.explanation.explainer.prompt_table();
+                if let Some(table) = self.own_weights().get_mut(table) {
+                    table.data[at] = value;
                 }
             }
         }
+        Ok(())
     }
-    let weights = edited_weights.as_ref();
+
+    fn scale_adapter(&mut self, scale: f64) -> Result<(), ExplainError> {
+        let Some(base) = self.explanation.explainer.base_values() else {
+            let problem = "this model has no adapter".to_string();
+            return Err(ExplainError::WhatIf(problem));
+        };
+        if !scale.is_finite() {
+            let problem = format!("the adapter's scale must be a finite number, but is {scale}");
+            return Err(ExplainError::WhatIf(problem));
+        }
+        scale_updates(&mut self.nodes, scale);
+        if !base.is_empty() {
+            interpolate(self.own_weights(), base, scale);
+        }
+        Ok(())
+    }
+
+    /// A copy of the model's weights, to be changed.
+    fn own_weights(&mut self) -> &mut Arrays {
+        let explainer = self.explanation.explainer;
+        self.weights
+            .get_or_insert_with(|| explainer.weights().clone())
+    }
+}
+
+/// Recomputes the forward pass with `edits` in f64.
+pub(crate) fn what_if(
+    explanation: &Explanation<'_>,
+    edits: &[Edit],
+) -> Result<WhatIf, ExplainError> {
+    let trace = &explanation.trace;
+    let mut edited = Edited::new(explanation);
+    for edit in edits {
+        edited.apply(edit)?;
+    }
+    let weights = edited.weights.as_ref();
     let weights = weights.unwrap_or_else(|| explanation.explainer.weights());
-    let inputs = if has_encoder {
-        let source = &ids[..];
-        Inputs { source, ..prompt }
-    } else {
-        Inputs::from(&ids[..])
-    };
     let last = trace.focus();
     let old_rows = &trace.reference[PROBABILITIES];
-    // A prompt's own next token, with the edits.
-    let has_next = !has_encoder && !trace.predicts_masked();
-    let following = |position: usize| ids.get(position + 1).copied().filter(|_| has_next);
-    let edited = (!edits.is_empty()).then(|| evaluate(&nodes, weights, inputs, &disabled_heads));
-    let new_rows = edited
+    let values = (!edits.is_empty()).then(|| {
+        let heads = &edited.disabled_heads;
+        evaluate(&edited.nodes, weights, edited.inputs(), heads)
+    });
+    let new_rows = values
         .as_ref()
         .map_or(old_rows, |values| &values[PROBABILITIES]);
     let (old, new) = (old_rows.row(last), new_rows.row(last));
@@ -225,6 +269,12 @@ pub(crate) fn what_if(
         let problem = "the recomputed values overflow; hint: use a smaller embedding value";
         return Err(ExplainError::WhatIf(problem.to_string()));
     }
+    // A prompt's own next token, with the edits.
+    let has_next = !trace.config.has_encoder() && !trace.predicts_masked();
+    let following = |position: usize| {
+        let next = edited.ids.get(position + 1);
+        next.copied().filter(|_| has_next)
+    };
     let (before, after) = (
         explanation.top_tokens(old, MAX_LISTED),
         explanation.top_tokens(new, MAX_LISTED),

@@ -63,6 +63,7 @@
 #![recursion_limit = "256"]
 
 mod api_error;
+mod architecture;
 mod config;
 mod connection;
 mod embeddings;

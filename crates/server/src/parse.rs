@@ -10,6 +10,7 @@ use nextword_model::{Architecture, RowAdapter};
 use serde_json::Value;
 
 use crate::api_error::ApiError;
+use crate::architecture::{check_architecture, check_echo, check_source};
 use crate::engine::Sequence;
 use crate::loaded_model::Model;
 use crate::messages::Conversation;
@@ -76,21 +77,6 @@ impl Prompt {
         }
         Some(offsets)
     }
-}
-
-/// Rejects models that do not continue text.
-fn check_architecture(model: &Model) -> Result<(), ApiError> {
-    let architecture = model.config().architecture;
-    if architecture.generates() {
-        return Ok(());
-    }
-    Err(ApiError::invalid_field(
-        "model",
-        format!(
-            "`{}` does not continue text, because its architecture is `{architecture}`; hint: use /v1/embeddings",
-            model.name
-        ),
-    ))
 }
 
 /// Parses the body of `/v1/completions`.
@@ -212,14 +198,7 @@ fn finish(
     stop_ids.extend(model.generator.special_stop_ids(&common.stop));
     let bos_id = model.generator.first_id();
     let score_prompt = settings.echo && settings.logprobs.is_some();
-    if score_prompt && model.config().architecture != Architecture::Decoder {
-        let message = format!(
-            "`{}` does not predict its prompt, because its architecture is `{}`; hint: remove `echo` or `logprobs`",
-            model.name,
-            model.config().architecture
-        );
-        return Err(ApiError::invalid_field("echo", message));
-    }
+    check_echo(&model, score_prompt)?;
     let has_encoder = model.config().has_encoder();
     let mut sequences = Vec::with_capacity(count);
     let sampling = model.generator.sampling(&common.sampling);
@@ -298,17 +277,6 @@ fn finish(
         sequences,
         stream: common.stream,
     })
-}
-
-/// Checks that a source fits into the encoder: its end cannot be left out unnoticed.
-fn check_source(param: &str, len: usize, context_length: usize) -> Result<(), ApiError> {
-    if len <= context_length {
-        return Ok(());
-    }
-    let message = format!(
-        "the model's context is {context_length} tokens, but the prompt has {len}; hint: shorten the prompt"
-    );
-    Err(ApiError::context_length_exceeded(param, message))
 }
 
 /// The adapter of `model`, if it is one, with the updates times `scale`.

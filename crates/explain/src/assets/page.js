@@ -29,6 +29,7 @@ const headCount = () => Math.max(...state.panels.map(({ story }) => story.config
 // What cards say that depends on what the model predicts, and from what.
 function architectureTexts(architecture) {
   const isMasked = architecture === "encoder",
+    isPrefix = architecture === "prefix",
     hasEncoder = architecture === "encoder_decoder";
   return {
     subtitle: isMasked ? "what stands at the blank?" : "from word to next word",
@@ -43,9 +44,13 @@ function architectureTexts(architecture) {
       ? "The model predicts the token of every position. Only the masked ones are a question: the others it can see."
       : hasEncoder
         ? "The decoder predicts the next token of the output at every position: training uses all of them at once."
+        : isPrefix
+          ? "The model predicts the next token at every position. Within the prompt this is not a question: its tokens see the ones that follow."
         : "The model predicts the next token at every position, also within the prompt: training uses all of them at once.",
     whyEveryPosition: isMasked
       ? "In training some tokens are hidden, and the loss counts these alone: to see the answer would be no exercise."
+      : isPrefix
+        ? "Grading all positions of the output at once makes training fast. The prompt is not graded: each of its tokens would see the one that it has to predict."
       : "Grading all positions at once makes training fast: a text of 100 tokens is 99 exercises. The mask makes this fair, since no position sees what it has to predict.",
     whyToken: isMasked
       ? "All blanks are filled at once: none knows what is in another one."

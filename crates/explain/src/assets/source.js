@@ -23,6 +23,9 @@ const hasSource = (panel) => sourceOf(panel).length > 0;
 const isMasked = (panel) => panel.story.config.architecture === "encoder";
 // The tokens of the prompt.
 const promptTokens = (panel) => (hasSource(panel) ? sourceOf(panel) : panel.story.tokens.filter((t) => t.from === "prompt"));
+// The table with the embeddings of the prompt's tokens.
+const promptTable = (panel) =>
+  panel.weight("encoder.token_embedding.weight") ? "encoder.token_embedding.weight" : "token_embedding.weight";
 // The position of the first prediction: the last of the prompt, the start of the output, or the first masked one.
 const focusOf = (panel) => panel.story.answer[0]?.after ?? 0;
 // The tokens whose ids have this name in an address.
@@ -81,7 +84,7 @@ const localSource = {
     }
   },
   embedding(panel, id) {
-    const table = panel.weight("token_embedding.weight");
+    const table = panel.weight(promptTable(panel));
     return Array.from(rowOf(table, id));
   },
   whatIf(panel, edits) {
@@ -95,7 +98,8 @@ const localSource = {
       original = panel.allWeights(),
       adapter = edits.find((edit) => edit.change === "adapter"),
       weights = adapter ? interpolated(original, panel.baseValues(), adapter.scale) : { ...original };
-    const table = weights["token_embedding.weight"],
+    const tableName = promptTable(panel),
+      table = weights[tableName],
       last = focusOf(panel);
     let steps = shortened(story.steps, target.length);
     const base = steps;
@@ -105,9 +109,9 @@ const localSource = {
       else if (edit.change === "adapter") steps = withUpdates(steps, edit.scale);
       else if (edit.change !== "embedding") steps = without(steps, edit.change);
       else {
-        if (weights["token_embedding.weight"] === table)
-          weights["token_embedding.weight"] = { shape: table.shape, data: Float64Array.from(table.data) };
-        weights["token_embedding.weight"].data[edit.id * story.config.d_model + edit.dim] = edit.value;
+        if (weights[tableName] === table)
+          weights[tableName] = { shape: table.shape, data: Float64Array.from(table.data) };
+        weights[tableName].data[edit.id * story.config.d_model + edit.dim] = edit.value;
       }
     }
     const old = (panel.base ||= evaluate(base, original, inputs(prompt.map((t) => t.id))).probabilities);

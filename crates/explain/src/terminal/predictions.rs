@@ -45,6 +45,15 @@ impl Printer<'_> {
         }
     }
 
+    /// Width of the names of parts: those of cross-attention are longer.
+    fn name_width(&self) -> usize {
+        if self.report.source.is_empty() {
+            28
+        } else {
+            34
+        }
+    }
+
     /// The logit lens for the first token of the completion for which it was computed.
     pub(super) fn logit_lens(&mut self) {
         let Some(first) = self.report.lens.first() else {
@@ -67,7 +76,8 @@ impl Printer<'_> {
         self.line(&format!("\n    {title}  {term}"));
         for stage in &self.report.lens {
             let tokens = self.token_probs(&stage.top[position]);
-            let first = format!("    {:<30}", format!("after {}", stage.after));
+            let width = self.name_width() + 2;
+            let first = format!("    {:<width$}", format!("after {}", stage.after));
             self.wrap_hanging(&first, &" ".repeat(display_width(&first)), &tokens, "0");
         }
     }
@@ -196,13 +206,18 @@ impl Printer<'_> {
         let mut parts: Vec<_> = contribution.parts.iter().collect();
         parts.sort_by(|a, b| b.value.abs().total_cmp(&a.value.abs()));
         let (large, small) = parts.split_at(parts.len().min(MAX_PARTS));
+        let width = self.name_width();
         for part in large {
-            self.line(&format!("    {:<28}{}", part.name, self.cell(part.value)));
+            self.line(&format!(
+                "    {:<width$}{}",
+                part.name,
+                self.cell(part.value)
+            ));
         }
         if !small.is_empty() {
             let name = count_of(small.len(), "smaller part");
             let rest = small.iter().map(|part| part.value).sum();
-            self.line(&format!("    {name:<28}{}", self.cell(rest)));
+            self.line(&format!("    {name:<width$}{}", self.cell(rest)));
         }
         let (sum, logit) = (self.cell(contribution.sum), self.cell(contribution.logit));
         let logit = logit.trim();
@@ -216,7 +231,7 @@ impl Printer<'_> {
             }
             None => format!("logit: {logit}"),
         };
-        self.line(&format!("    {:<28}{sum}  ({logit})", "sum"));
+        self.line(&format!("    {:<width$}{sum}  ({logit})", "sum"));
     }
 
     /// One step of gradient descent towards each target.

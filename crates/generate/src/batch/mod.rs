@@ -18,6 +18,7 @@
 //! [`BatchOptions::chunk`], cached tokens are reused only where the rest is computed in the same order,
 //! and a preempted sequence computes its generated tokens again in rows of one token.
 
+mod forward;
 mod memory;
 mod prefix_cache;
 mod request;
@@ -30,12 +31,10 @@ mod verify;
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
-use burn::tensor::{Int, Tensor, TensorData};
 use nextword_kernels::parallel_for_each;
-use nextword_model::{
-    Architecture, AttentionMask, ForwardContext, KvCache, RowAdapter, Transformer, weights,
-};
+use nextword_model::{Architecture, KvCache, RowAdapter, Transformer};
 
+use self::forward::{hidden, logits, prefill_hidden, select_rows};
 use self::prefix_cache::PrefixCache;
 pub use self::request::{
     BatchOptions, BatchRequest, CacheUsage, Event, ProposalCounts, RequestId, Score,
@@ -323,20 +322,9 @@ impl Batcher {
         let scores_prompt = sequence.scores_prompt();
         let tokens = &sequence.context[start..end];
         let adapters = self.adapters(&[slot]);
+        let source = &sequence.request.prompt;
         let model = &self.model;
-        let config = model.config();
-        let mut ctx = ForwardContext::inference().with_row_adapters(&adapters);
-        if config.architecture == Architecture::Prefix {
-            let mask = AttentionMask::causal(vec![0], tokens.len());
-            ctx = ctx.with_mask(mask.with_prefix(vec![tokens.len()]));
-        }
-        if config.has_encoder() && self.cache.source_len(slot) == 0 {
-            let source = &sequence.request.prompt;
-            let ids = token_tensor(model, source, [1, source.len()]);
-            ctx = ctx.with_source(ids, vec![source.len()]);
-        }
-        let ids = token_tensor(model, tokens, [1, tokens.len()]);
-        let hidden = model.hidden_states(ids, &mut ctx.with_cache(&mut self.cache, &[slot]));
+        let hidden = prefill_hidden(model, &mut self.cache, slot, &adapters, tokens, source);
         self.offer_pages(slot, start);
         if scores_prompt {
             let logits = logits(&self.model, hidden.clone());
@@ -474,42 +462,3 @@ impl Batcher {
 
 /// Approximate cost of sampling in basic operations per logit.
 const OPS_PER_LOGIT: usize = 16;
-
-/// The final hidden states of the next `ids` of `slots`, the same number for each row. A slot that is named
-/// several times has one token per row. `adapters` are those of the rows.
-fn hidden(
-    model: &Transformer,
-    cache: &mut KvCache,
-    slots: &[usize],
-    adapters: &[Option<RowAdapter>],
-    ids: &[u32],
-) -> Tensor<3> {
-    let tokens = token_tensor(model, ids, [slots.len(), ids.len() / slots.len()]);
-    let ctx = ForwardContext::inference().with_cache(cache, slots);
-    model.hidden_states(tokens, &mut ctx.with_row_adapters(adapters))
-}
-
-/// The ids as a batch of rows on the model's device.
-fn token_tensor(model: &Transformer, ids: &[u32], shape: [usize; 2]) -> Tensor<2, Int> {
-    let ids: Vec<i32> = ids.iter().map(|id| id.cast_signed()).collect();
-    Tensor::from_data(TensorData::new(ids, shape), &model.device())
-}
-
-fn logits(model: &Transformer, hidden: Tensor<3>) -> Vec<f32> {
-    weights::to_f32_vec(
-        model
-            .logits(hidden, &mut ForwardContext::inference())
-            .into_data(),
-    )
-}
-
-/// These rows of `hidden`, `[rows, 1, d_model]`, in ascending order.
-fn select_rows(hidden: Tensor<3>, rows: &[usize]) -> Tensor<3> {
-    if rows.len() == hidden.dims()[0] {
-        return hidden;
-    }
-    let rows: Vec<i32> = rows.iter().map(|row| *row as i32).collect();
-    let shape = [rows.len()];
-    let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, shape), &hidden.device());
-    hidden.select(0, rows)
-}
