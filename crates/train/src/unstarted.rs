@@ -54,16 +54,19 @@ fn has_no_trained_model(last: &Path) -> bool {
 /// fit. Its folder is locked.
 pub(crate) fn clear(folder: &Path) -> Result<(), TrainError> {
     for name in ["checkpoints", "last", "probes"] {
-        remove(&folder.join(name), |path| fs::remove_dir_all(path))?;
+        let path = folder.join(name);
+        ignore_missing(fs::remove_dir_all(&path), &path)?;
     }
     for name in ["metrics.jsonl", "tokenizer.json", "run.toml"] {
-        remove(&folder.join(name), |path| fs::remove_file(path))?;
+        let path = folder.join(name);
+        ignore_missing(fs::remove_file(&path), &path)?;
     }
     Ok(())
 }
 
-fn remove(path: &Path, how: impl Fn(&Path) -> std::io::Result<()>) -> Result<(), TrainError> {
-    match how(path) {
+/// The result of removing `path`, which may not have existed.
+fn ignore_missing(removed: std::io::Result<()>, path: &Path) -> Result<(), TrainError> {
+    match removed {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(TrainError::io(path, "remove")(error))
         }

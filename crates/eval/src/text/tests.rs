@@ -229,6 +229,7 @@ fn all_unknown_characters_are_counted() {
         Packing::Packed,
     );
     assert_eq!((report.unknown, report.parts), (4, 7));
+    assert_eq!(report.uncounted_bytes, 8); // 2 for each
 }
 
 #[test]
@@ -312,5 +313,6 @@ fn imported_models_count_the_bytes_of_unknown_text_unless_it_is_dropped() {
         let texts = documents(&["ab ππc"]);
         let report = evaluate_text(&model, &*tokenizer, &special, texts, settings).unwrap();
         assert_eq!((report.bytes, report.unknown), (bytes, 2), "{unk:?}");
+        assert_eq!(report.uncounted_bytes, 8 - bytes, "{unk:?}");
     }
 }

@@ -65,10 +65,11 @@ fn data_lines(report: &DataReport) -> Vec<String> {
     } else {
         "document"
     };
-    let mut lines = vec![count(report.documents, noun)];
-    if report.bytes > 0 {
-        lines[0].push_str(&format!(", {} of text", bytes(report.bytes)));
-    }
+    let documents = count(report.documents, noun);
+    let mut lines = vec![match report.bytes {
+        0 => documents,
+        size => format!("{documents}, {} of text", bytes(size)),
+    }];
     if report.train_tokens > 0 {
         lines.push(format!(
             "{} training and {}",

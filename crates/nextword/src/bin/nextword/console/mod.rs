@@ -34,7 +34,7 @@ pub(crate) fn has_colors() -> bool {
 /// Returns the reporter that the flags select.
 pub(crate) fn reporter(quiet: bool, json: bool) -> Box<dyn Reporter> {
     if json {
-        Box::new(JsonReporter::default())
+        Box::<JsonReporter>::default()
     } else if quiet {
         Box::new(QuietReporter)
     } else {
