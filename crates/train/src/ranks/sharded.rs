@@ -9,7 +9,7 @@ use std::ops::Range;
 use nextword_kernels::{SQUARES_CHUNK, squares_by_chunk};
 use nextword_parallel::{Group, Shards, TreeSum};
 
-use super::exchange::BUCKET;
+use super::BUCKET;
 use crate::TrainError;
 
 /// What was exchanged, in the order in which it was: the updated weights follow the gradients.
