@@ -79,6 +79,7 @@ mod preferences; // pairs of completions, and what a run forgets
 mod quantized; // 8- and 4-bit weights
 mod quantized_export; // ... in files of other programs
 mod random_models; // random small models that cover every option
+mod rank_commands; // ranks in the program: refusals and plans
 mod ranks; // several ranks have the bits of one
 mod reference; // PyTorch's logits, losses, gradients and updates
 mod resume; // bitwise resume after any stop

@@ -57,7 +57,7 @@ pub(crate) fn part_gradients(
     step: u64,
     recompute: bool,
 ) -> (Tensor<1>, Gradients) {
-    let pass = Pass {
+    let pass = StepPass {
         model,
         part,
         seed,
@@ -93,7 +93,7 @@ pub(crate) fn send_part_gradients(
         }
         return Ok(loss);
     };
-    let pass = Pass {
+    let pass = StepPass {
         model,
         part,
         seed,
@@ -142,7 +142,7 @@ fn is_used_twice(model: &Transformer, name: &str) -> bool {
 }
 
 /// What the forward and backward passes of a step's micro-batches have in common.
-struct Pass<'a> {
+struct StepPass<'a> {
     model: &'a Transformer,
     part: &'a StepPart,
     seed: u64,
@@ -150,7 +150,7 @@ struct Pass<'a> {
     recompute: bool,
 }
 
-impl Pass<'_> {
+impl StepPass<'_> {
     /// The micro-batches with the numbers of their first sequences.
     fn numbered<'b>(
         &self,

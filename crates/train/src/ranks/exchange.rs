@@ -6,11 +6,9 @@ use burn::tensor::{Device, Tensor, TensorData};
 use nextword_model::weights;
 use nextword_parallel::{Group, Shards};
 
+use super::BUCKET;
 use super::sharded::{ShardBuckets, ShardLayout};
 use crate::{Gradients, TrainError};
-
-/// Numbers that are exchanged at once: 4 MiB, so that packing, adding and sending overlap.
-pub(super) const BUCKET: usize = 1 << 20;
 
 /// Loss and gradients of all ranks.
 pub(crate) struct Exchanged {

@@ -28,6 +28,9 @@ pub(crate) use sharded::ShardLayout;
 use start::hash_of_windows;
 pub(crate) use start::{Start, check_agreement, share_start};
 
+/// Numbers that are exchanged at once: 4 MiB, so that packing, adding and sending overlap.
+const BUCKET: usize = 1 << 20;
+
 /// What the ranks know about a step before they compute it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StepAgreement {

@@ -9,7 +9,7 @@ use std::ops::Range;
 use nextword_kernels::{SQUARES_CHUNK, squares_by_chunk};
 use nextword_parallel::{Group, Shards, TreeSum};
 
-use super::exchange::BUCKET;
+use super::BUCKET;
 use crate::TrainError;
 
 /// What was exchanged, in the order in which it was: the updated weights follow the gradients.
@@ -102,8 +102,8 @@ impl<'a> ShardBuckets<'a> {
         let mut own = BTreeMap::new();
         let mut rest = &stream[..];
         for (name, _) in &parameters {
-            let values;
-            (values, rest) = rest.split_at(self.shards.range(name, rank).len());
+            let (values, after) = rest.split_at(self.shards.range(name, rank).len());
+            rest = after;
             if !values.is_empty() {
                 own.insert(name.clone(), values.to_vec());
             }
@@ -191,8 +191,8 @@ impl ShardLayout {
         for (name, len) in self.parameters {
             let mut values = Vec::with_capacity(len);
             for (rank, rest) in rest.iter_mut().enumerate() {
-                let part;
-                (part, *rest) = rest.split_at(shards.range(&name, rank).len());
+                let (part, after) = rest.split_at(shards.range(&name, rank).len());
+                *rest = after;
                 values.extend_from_slice(part);
             }
             weights.insert(name, values);

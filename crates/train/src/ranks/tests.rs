@@ -9,7 +9,6 @@ use nextword_kernels::SQUARES_CHUNK;
 use nextword_model::{presets, weights};
 use nextword_parallel::{ParallelError, ShardedParameter, Shards};
 
-use super::exchange::BUCKET;
 use super::*;
 use crate::checkpoint::State;
 use crate::reduction::StepPart;
