@@ -7,7 +7,7 @@ use std::path::Path;
 use nextword_parallel::{Group, ParallelError};
 use nextword_train::{
     NoHooks, NullReporter, RunConfig, RunFolder, StopFlag, StopReason, TrainError, Trainer, Worker,
-    parse_config, prepare_run, prepare_stored_run, to_toml,
+    parse_config, prepare_run, prepare_stored_run,
 };
 use serde_json::Value;
 

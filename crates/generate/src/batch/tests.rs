@@ -6,8 +6,8 @@ mod speculation;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use burn::tensor::Device;
-use nextword_model::{CounterRng, InitConfig, ModelConfig, Position};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use nextword_model::{CounterRng, ForwardContext, InitConfig, ModelConfig, Position};
 
 use super::*;
 use crate::SamplingConfig;
