@@ -6,8 +6,8 @@
 # Each line of the output is a JSON object: the devices, the largest differences between the CPU and the GPU,
 # and the speed of products, training and decoding. Where python3 has PyTorch, the training is measured beside
 # PyTorch, eager and compiled, on `--torch-device` (default: cuda). A step that fails or takes too long is a
-# line with `failed`, and the script ends with status 1. `--dry-run` runs every step in its smallest form, by
-# default on a software adapter, which needs a minute or two.
+# line with `failed`, and the script ends with status 1. `--dry-run` runs every step but the products in its
+# smallest form, by default on a software adapter.
 set -uo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -31,10 +31,13 @@ trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 2
 failures=0
 
-# Runs the command "${@:3}" for at most "$2" seconds; its lines of JSON become results of step "$1".
+# Runs the command "${@:3}" for at most "$2" seconds, or until ten minutes are over; its lines of JSON become results of step "$1".
 step() {
     local name=$1 limit=$2 start=$SECONDS status=0
+    local left=$((600 - SECONDS))
     shift 2
+    [ "$limit" -le "$left" ] || limit=$left
+    [ "$limit" -gt 0 ] || limit=1
     echo "$name" >&2
     timeout "$limit" "$@" >lines.txt 2>errors.txt || status=$?
     grep '^{' lines.txt | sed "s|^{|{\"step\":\"$name\",|" >>"$out"

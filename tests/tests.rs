@@ -51,7 +51,7 @@ mod gguf_file; // changes of single entries
 mod gguf_import; // models in GGUF files
 mod gguf_read_tokenizers; // their tokenizers, read
 mod gguf_tokenizers; // their tokenizers and special tokens
-mod gpu_steps; // launches, memory and repetition of whole steps on a software adapter
+mod gpu_steps; // launches and repetition of whole steps on a software adapter
 mod gradients; // finite differences, the causal mask, gradient accumulation
 mod hub; // models from the Hub
 #[path = "../crates/hub/src/test_server.rs"]
