@@ -251,8 +251,12 @@ impl QuantMatrix {
     pub(crate) fn block(&self, panel: usize, block: usize) -> Block<'_> {
         let (blocks, format) = (self.blocks(), self.format);
         let index = panel * blocks + block;
-        let per_scale = format.blocks_per_scale();
-        let scale = panel * blocks.div_ceil(per_scale) + block / per_scale;
+        // A power of two: divisions would take longer than the products of a block.
+        let (per_scale, shift) = match format.blocks_per_scale() {
+            1 => (1, 0),
+            _ => (8, 3),
+        };
+        let scale = panel * ((blocks + per_scale - 1) >> shift) + (block >> shift);
         let (lines, factors) = (format.lines(), format.factor_rows());
         Block {
             format,

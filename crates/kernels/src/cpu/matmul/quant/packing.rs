@@ -153,37 +153,53 @@ pub(super) fn unpack_lines_avx2(format: BlockFormat, lines: &[Line]) -> [Line; G
 pub(super) fn unpack_registers<const BITS: usize, const TABLE: bool>(
     lines: &[Line; BITS],
 ) -> [__m512i; GROUPS] {
+    // Constant groups, so that shifts are instructions and nothing goes through memory.
+    [
+        unpack_group::<BITS, TABLE, 0>(lines),
+        unpack_group::<BITS, TABLE, 1>(lines),
+        unpack_group::<BITS, TABLE, 2>(lines),
+        unpack_group::<BITS, TABLE, 3>(lines),
+        unpack_group::<BITS, TABLE, 4>(lines),
+        unpack_group::<BITS, TABLE, 5>(lines),
+        unpack_group::<BITS, TABLE, 6>(lines),
+        unpack_group::<BITS, TABLE, 7>(lines),
+    ]
+}
+
+/// Unpacks group `GROUP` of a block.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn unpack_group<const BITS: usize, const TABLE: bool, const GROUP: usize>(
+    lines: &[Line; BITS],
+) -> __m512i {
     let (low, high) = const { widths(BITS) };
-    let mut groups = [_mm512_setzero_si512(); GROUPS];
-    for (group, to) in groups.iter_mut().enumerate() {
-        let per_line = 8 / low;
-        let line = load(&lines[group / per_line]);
-        let lowest = shift_right(line, group % per_line * low);
-        *to = match low {
-            8 => lowest,
-            4 => _mm512_and_si512(lowest, _mm512_set1_epi8(15)),
-            _ => _mm512_and_si512(lowest, _mm512_set1_epi8(3)),
+    let per_line = 8 / low;
+    let line = shift_right(load(&lines[GROUP / per_line]), GROUP % per_line * low);
+    let mut group = match low {
+        8 => line,
+        4 => _mm512_and_si512(line, _mm512_set1_epi8(15)),
+        _ => _mm512_and_si512(line, _mm512_set1_epi8(3)),
+    };
+    if high > 0 {
+        let per_line = 8 / high;
+        let line = load(&lines[low + GROUP / per_line]);
+        let at = GROUP % per_line * high;
+        let shifted = if at >= low {
+            shift_right(line, at - low)
+        } else {
+            shift_left(line, low - at)
         };
-        if high > 0 {
-            let per_line = 8 / high;
-            let line = load(&lines[low + group / per_line]);
-            let at = group % per_line * high;
-            let shifted = if at >= low {
-                shift_right(line, at - low)
-            } else {
-                shift_left(line, low - at)
-            };
-            let mask = _mm512_set1_epi8((((1 << high) - 1) << low) as i8);
-            // a | (b & c).
-            *to = _mm512_ternarylogic_epi32::<0b1111_1000>(*to, shifted, mask);
-        }
-        if TABLE {
-            // SAFETY: the table has 16 bytes.
-            let table = unsafe { _mm_loadu_si128(NONLINEAR.as_ptr().cast()) };
-            *to = _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), *to);
-        }
+        let mask = _mm512_set1_epi8((((1 << high) - 1) << low) as i8);
+        // a | (b & c).
+        group = _mm512_ternarylogic_epi32::<0b1111_1000>(group, shifted, mask);
     }
-    groups
+    if TABLE {
+        // SAFETY: the table has 16 bytes.
+        let table = unsafe { _mm_loadu_si128(NONLINEAR.as_ptr().cast()) };
+        group = _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), group);
+    }
+    group
 }
 
 /// Shifts 16-bit integers: bytes get bits of their neighbors, which are masked out.
