@@ -29,37 +29,40 @@ pub(super) fn panel<const M: usize>(
     }
     let _ = isa;
     let format = w.format;
-    if format.bits() == 8 {
-        return sum_blocks(w, panel, x, |block, groups, x| dots(block.lines, groups, x));
+    let unpack = |block: &Block<'_>| unpack_lines(format, block.lines);
+    match (format.bits(), format.sub_blocks()) {
+        (8, _) => sum_blocks::<M, 1>(w, panel, x, |block, groups, x| dots(block.lines, groups, x)),
+        (_, 1) => sum_blocks::<M, 1>(w, panel, x, |block, groups, x| {
+            dots(&unpack(block), groups, x)
+        }),
+        _ => sum_blocks::<M, 2>(w, panel, x, |block, groups, x| {
+            dots(&unpack(block), groups, x)
+        }),
     }
-    sum_blocks(w, panel, x, |block, groups, x| {
-        dots(&unpack_lines(format, block.lines), groups, x)
-    })
 }
 
 /// The groups of four values of a sub-block.
 type Groups = std::ops::Range<usize>;
 
-/// Sums over sub-blocks, in f32: first the products with the scales, then those with the minimum. All kernels
-/// have this order.
+/// Sums over the `S` sub-blocks of blocks, in f32: first the products with the scales, then those with the minimum.
+/// All kernels have this order.
 #[inline(always)]
-fn sum_blocks<const M: usize>(
+fn sum_blocks<const M: usize, const S: usize>(
     w: &QuantMatrix,
     panel: usize,
     x: &RowGroup<'_>,
     dots: impl Fn(&Block<'_>, Groups, [&Integers; M]) -> Dots<M>,
 ) -> [[f32; PANEL]; M] {
     let mut sums = [[0.0; PANEL]; M];
-    let sub_blocks = w.format.sub_blocks();
     for b in 0..w.blocks() {
         let block = w.block(panel, b);
-        for s in 0..sub_blocks {
+        for s in 0..S {
             let (scales, minimums) = (block.scales(s), block.minimums(s));
-            let groups = s * GROUPS / sub_blocks..(s + 1) * GROUPS / sub_blocks;
+            let groups = s * (GROUPS / S)..(s + 1) * (GROUPS / S);
             let integers = std::array::from_fn(|r| &x.integers[b * x.stride + r]);
             let dots = dots(&block, groups, integers);
             for r in 0..M {
-                let x = &x.scales[(b * sub_blocks + s) * x.stride + r];
+                let x = &x.scales[(b * S + s) * x.stride + r];
                 for c in 0..PANEL {
                     let product = (dots[r][c] - x.correction) as f32;
                     sums[r][c] += scales[c] * x.scale * product;
@@ -112,13 +115,16 @@ fn panel_avx2<const M: usize>(
     x: &RowGroup<'_>,
 ) -> [[f32; PANEL]; M] {
     let format = w.format;
-    match (format.bits(), format.has_table()) {
-        (8, _) => sum_blocks(w, panel, x, |block, groups, x| {
+    match (format.bits(), format.has_table(), format.sub_blocks()) {
+        (8, ..) => sum_blocks::<M, 1>(w, panel, x, |block, groups, x| {
             int8_avx2(block.lines, groups, x)
         }),
         // Two operations per group, without a detour through memory.
-        (4, false) => sum_blocks(w, panel, x, |block, _, x| int4_avx2(block.lines, x)),
-        _ => sum_blocks(w, panel, x, |block, groups, x| {
+        (4, false, _) => sum_blocks::<M, 1>(w, panel, x, |block, _, x| int4_avx2(block.lines, x)),
+        (_, _, 1) => sum_blocks::<M, 1>(w, panel, x, |block, groups, x| {
+            int8_avx2(&unpack_lines_avx2(format, block.lines), groups, x)
+        }),
+        _ => sum_blocks::<M, 2>(w, panel, x, |block, groups, x| {
             int8_avx2(&unpack_lines_avx2(format, block.lines), groups, x)
         }),
     }
@@ -131,8 +137,9 @@ fn panel_avx2<const M: usize>(
 fn int8_avx2<const M: usize>(lines: &[Line], groups: Groups, x: [&Integers; M]) -> Dots<M> {
     let mut sums = [[_mm256_setzero_si256(); 2]; M];
     let mask = _mm256_set1_epi16(0xff);
-    for g in groups {
-        let line = &lines[g];
+    let first = groups.start;
+    for (g, line) in lines[groups].iter().enumerate() {
+        let g = first + g;
         for h in 0..2 {
             let weights = half(line, h);
             let even = _mm256_and_si256(weights, mask);
