@@ -164,8 +164,7 @@ pub(super) fn unpack_registers<const BITS: usize, const TABLE: bool>(
             4 => _mm512_and_si512(lowest, _mm512_set1_epi8(15)),
             _ => _mm512_and_si512(lowest, _mm512_set1_epi8(3)),
         };
-        if high > 0 {
-            let per_line = 8 / high;
+        if let Some(per_line) = 8_usize.checked_div(high) {
             let line = load(&lines[low + group / per_line]);
             let at = group % per_line * high;
             let shifted = if at >= low {
