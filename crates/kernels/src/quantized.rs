@@ -222,7 +222,7 @@ impl QuantizedMatrix {
     }
 
     /// Whether a matrix of `shape`, `[d_in, d_out]`, and this format can be in a file in the layout of memory
-    /// ([`from_panels`](Self::from_panels)): multiples of 32 and 16, and Q8_0, Q4_0 or Q4_1.
+    /// ([`from_panels`](Self::from_panels)): multiples of 32 and 16, and `Q8_0`, `Q4_0` or `Q4_1`.
     pub fn has_panels([d_in, d_out]: [usize; 2], format: BlockFormat) -> bool {
         format.has_panels((d_in, d_out))
     }

@@ -16,7 +16,8 @@ pub struct Config {
     /// Maximum concurrent completions per model, with those of its adapters. Fewer run while `cache_bytes` is used up.
     pub slots: usize,
     /// Memory for each model's KV cache, in bytes: at least that of one whole context. It is divided into
-    /// pages, which completions take as they grow and share where they begin with the same tokens.
+    /// pages, which completions take as they grow and share where they begin with the same tokens. In encoder-decoder
+    /// models half of it is for the sources, of which each slot may hold a whole context: fewer slots may fit.
     pub cache_bytes: u64,
     /// Maximum number of completions waiting for a slot, per model.
     pub queue: usize,

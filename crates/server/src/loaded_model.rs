@@ -246,7 +246,7 @@ impl Model {
     ) -> Result<(Self, EngineThread), ServerError> {
         let model_config = loaded.generator.model().config();
         let cache_precision = loaded.generator.cache_precision();
-        // Cross-attention keeps as many tokens of the source as the decoder of the target.
+        // Cross-attention keeps the keys and values of a source in each slot: half of the memory is for sources.
         let caches = 1 + u64::from(model_config.has_encoder());
         let bytes_per_token =
             caches * KvCache::bytes_per_token(model_config, cache_precision) as u64;
@@ -261,10 +261,13 @@ impl Model {
             });
         }
         // More than a whole context for each sequence cannot be used.
-        let max_tokens = context_length.saturating_mul(config.slots.max(1) as u64);
-        let cache_tokens = cache_tokens.min(max_tokens);
+        let mut slots = config.slots.max(1) as u64;
+        let cache_tokens = cache_tokens.min(context_length.saturating_mul(slots));
+        if model_config.has_encoder() {
+            slots = slots.min(cache_tokens / context_length.max(1)).max(1);
+        }
         let options = BatchOptions {
-            slots: config.slots.max(1),
+            slots: usize::try_from(slots).unwrap_or(config.slots),
             cache_tokens: usize::try_from(cache_tokens).ok(),
             cache_precision,
             start_id: loaded.generator.target_start_id(),

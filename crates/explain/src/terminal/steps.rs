@@ -16,6 +16,8 @@ impl Printer<'_> {
             self.view.positions = Some(vec![trace.focus()]);
             selected.push(if trace.predicts_masked() {
                 "the first masked position (--position N shows others)"
+            } else if trace.config.has_encoder() {
+                "the first position of the output (--position N shows others)"
             } else {
                 "the prompt's last position (--position N shows others)"
             });

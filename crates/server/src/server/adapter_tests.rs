@@ -28,7 +28,12 @@ fn server() -> Server {
 }
 
 /// Sends a request, and returns the status and the body.
-async fn send(server: &Server, method: &str, path: &str, body: Option<Value>) -> (u16, String) {
+pub(super) async fn send(
+    server: &Server,
+    method: &str,
+    path: &str,
+    body: Option<Value>,
+) -> (u16, String) {
     let request = Request::builder().method(method).uri(path);
     let request = request.header("host", "localhost");
     let request = request.header("content-type", "application/json");

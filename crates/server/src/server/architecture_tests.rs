@@ -2,10 +2,10 @@
 
 use futures_util::future::join_all;
 use nextword_generate::{SamplingConfig, TextGenerator, TextOptions};
-use nextword_model::{Architecture, InitConfig, ModelCard, ModelConfig};
+use nextword_model::{Architecture, InitConfig, KvCache, ModelCard, ModelConfig};
 use serde_json::{Value, json};
 
-use super::adapter_tests::{post, run};
+use super::adapter_tests::{post, run, send};
 use super::*;
 use crate::test_model::byte_tokenizer;
 
@@ -123,6 +123,29 @@ fn what_an_architecture_cannot_do_is_refused_with_a_hint() {
         )
         .await;
         assert!(message.contains("encoder-decoder models"), "{message}");
+    });
+}
+
+/// Each slot of an encoder-decoder model may keep the keys and values of a whole source.
+#[test]
+fn sources_share_the_memory_of_the_cache() {
+    run(async {
+        let models = NAMES.map(|(name, kind)| LoadedModel::new(name, generator(kind)));
+        let translator = generator(Architecture::EncoderDecoder);
+        let precision = translator.cache_precision();
+        let token = KvCache::bytes_per_token(translator.model().config(), precision) as u64;
+        let config = Config {
+            cache_bytes: 2 * 3 * 64 * token, // Three contexts of sources, and as many of targets.
+            ..Config::default()
+        };
+        let server = Server::new(models.into(), config).unwrap();
+        let (_, metrics) = send(&server, "GET", "/metrics", None).await;
+        for line in [
+            "nextword_slots{model=\"translator\"} 3",
+            "nextword_slots{model=\"prefix\"} 64",
+        ] {
+            assert!(metrics.lines().any(|other| other == line), "{metrics}");
+        }
     });
 }
 

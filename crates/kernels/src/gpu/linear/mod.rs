@@ -13,12 +13,11 @@ use super::activation::activation_gradient;
 use super::apply::{BackwardContext, Input, Op, apply, is_gpu_f32};
 use crate::{Activation, MATVEC_MAX_SEQ};
 
-/// Rows of the input up to which the kernel for few rows reads the weight again for every four of them.
-pub(super) const MAX_ROWS: usize = 32;
-
-/// Whether the kernel for few rows is used.
-pub(super) fn has_few_rows([batch, seq]: [usize; 2]) -> bool {
-    seq <= MATVEC_MAX_SEQ && batch * seq <= MAX_ROWS
+/// Whether the kernel for few rows is used: by the positions of a sequence, never by how many sequences share the
+/// batch, so that the bits of a row do not depend on the other rows. Training uses tiles, which read less for large
+/// batches.
+pub(super) fn has_few_rows(seq: usize, needs_grad: bool) -> bool {
+    seq <= MATVEC_MAX_SEQ && !needs_grad
 }
 
 /// Whether the kernels support these tensors: f32, and no empty dimension.
@@ -75,14 +74,14 @@ impl Linear {
         self.batch * self.seq
     }
 
-    /// The output, and the input of the activation function if `keeps_input`. `rest` are bias and addend,
-    /// if there are any.
+    /// The output, and the input of the activation function if the backward pass needs it. `rest` are bias and
+    /// addend, if there are any.
     fn run(
         &self,
         x: &CubeTensor,
         weight: &CubeTensor,
         rest: &[&CubeTensor],
-        keeps_input: bool,
+        needs_grad: bool,
     ) -> (CubeTensor, Saved) {
         let mut rest = rest.iter().copied();
         let bias = self.has_bias.then(|| rest.next()).flatten();
@@ -93,7 +92,7 @@ impl Linear {
             activation: self.activation,
         };
         let shape = [self.batch, self.seq, self.d_out];
-        if has_few_rows([self.batch, self.seq]) && !keeps_input {
+        if has_few_rows(self.seq, needs_grad) {
             let product = rows::MatrixProduct {
                 rows: self.rows(),
                 d_in: self.d_in,
@@ -112,6 +111,7 @@ impl Linear {
             is_a_transposed: false,
             is_b_transposed: self.is_table,
         };
+        let keeps_input = self.activation.is_some() && needs_grad;
         product.run([x, weight], [bias, addend], epilogue, keeps_input, &shape)
     }
 
@@ -224,8 +224,7 @@ macro_rules! linear_op {
                 [$x, $weight $(, $rest)*]: [&CubeTensor; $count],
                 needs_grad: [bool; $count],
             ) -> (CubeTensor, Saved) {
-                let keeps_input = self.activation.is_some() && needs_grad.contains(&true);
-                self.run($x, $weight, &[$($rest),*], keeps_input)
+                self.run($x, $weight, &[$($rest),*], needs_grad.contains(&true))
             }
 
             fn backward(&self, ctx: BackwardContext<Saved, $count>) -> [Option<CubeTensor>; $count] {

@@ -1,5 +1,5 @@
-//! Products of few rows with a matrix, as in decoding: the time is that of reading the matrix once for every
-//! four rows.
+//! Products of few rows with a matrix, as in decoding: the time is that of reading the matrix. A cube multiplies
+//! four rows, and the cubes that read the same columns follow each other, so that they find them in a cache.
 //!
 //! The inner dimension is divided between the units of a cube, whose sums are added in order. The bits of a
 //! row do not depend on the others.
@@ -78,9 +78,9 @@ fn multiply_matrix(
     #[comptime] epilogue: Epilogue,
 ) {
     let count = comptime!(rows_of(is_single));
-    let across = d_out.div_ceil(16);
-    let (first_row, first_column) = (CUBE_POS / across * count, CUBE_POS % across * 16);
-    if first_row >= rows {
+    let groups = rows.div_ceil(count);
+    let (first_row, first_column) = (CUBE_POS % groups * count, CUBE_POS / groups * 16);
+    if first_column >= d_out {
         terminate!();
     }
     let unit = UNIT_POS as usize;
@@ -131,9 +131,9 @@ fn multiply_table(
     #[comptime] epilogue: Epilogue,
 ) {
     let count = comptime!(rows_of(is_single));
-    let across = d_out.div_ceil(8);
-    let (first_row, first_column) = (CUBE_POS / across * count, CUBE_POS % across * 8);
-    if first_row >= rows {
+    let groups = rows.div_ceil(count);
+    let (first_row, first_column) = (CUBE_POS % groups * count, CUBE_POS / groups * 8);
+    if first_column >= d_out {
         terminate!();
     }
     let unit = UNIT_POS as usize;

@@ -2,7 +2,10 @@
 //! Both factors pass through shared memory in strips of the inner dimension.
 //!
 //! Unit `(y, x)` of the 16 x 16 units of a cube computes the rows `y + 16 i` and the columns `x + 16 j` of the
-//! tile. Each element is one sum in the order of the inner dimension, whatever the size of the tiles.
+//! tile. Each element is one sum in the order of the inner dimension, whatever the size of the tiles, and on software
+//! adapters the sum of such sums over parts of it.
+
+use std::ops::Range;
 
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::features::Plane;
@@ -17,6 +20,10 @@ const UNITS: u32 = 256;
 const MIN_TILES: usize = 96;
 /// Tiles that keep the cores of a CPU busy.
 const MIN_TILES_SOFTWARE: usize = 4;
+/// Elements of the inner dimension in one launch on software adapters. Mesa's silently ends the loops of a program
+/// after 65,535 rounds, all loops together; an element takes one round for the products, one for the sums of a factor,
+/// and at most an eighth of one to be loaded.
+const MAX_INNER_SOFTWARE: usize = 1 << 14;
 
 /// Shape and layout of a product `a b`, `[m, n]`.
 #[derive(Clone, Copy, Debug)]
@@ -74,12 +81,15 @@ struct Program {
     accumulates: bool,
 }
 
+/// Whether the device is a GPU: `CubeCL` offers subgroup operations on them, but not on software adapters.
+fn is_gpu(like: &CubeTensor) -> bool {
+    like.client.properties().features.plane.contains(Plane::Ops)
+}
+
 impl MatrixProduct {
     /// Rows and columns per unit: the larger, the less is read; but enough tiles are needed.
     fn side(&self, like: &CubeTensor) -> usize {
-        // `CubeCL` offers subgroup operations on GPUs, but not on software adapters.
-        let is_gpu = like.client.properties().features.plane.contains(Plane::Ops);
-        let min_tiles = if is_gpu {
+        let min_tiles = if is_gpu(like) {
             MIN_TILES
         } else {
             MIN_TILES_SOFTWARE
@@ -167,10 +177,37 @@ impl MatrixProduct {
         self.launch([a, b, bias.unwrap_or(a), a], [target.y, sums], program);
     }
 
-    fn launch(
+    /// Launches the program, for parts of the inner dimension if it is too long. Each part is added to those before
+    /// it, and the last one ends with the epilogue.
+    fn launch(&self, inputs: [&CubeTensor; 4], outputs: [&CubeTensor; 2], program: Program) {
+        let len = if is_gpu(inputs[0]) {
+            self.k
+        } else {
+            MAX_INNER_SOFTWARE
+        };
+        for begin in (0..self.k).step_by(len) {
+            let end = self.k.min(begin + len);
+            let is_last = end == self.k;
+            let epilogue = if is_last {
+                program.epilogue
+            } else {
+                Epilogue::default()
+            };
+            let part = Program {
+                epilogue,
+                keeps_input: program.keeps_input && is_last,
+                accumulates: program.accumulates || begin > 0,
+                ..program
+            };
+            self.launch_part(inputs, outputs, begin..end, part);
+        }
+    }
+
+    fn launch_part(
         &self,
         [a, b, bias, addend]: [&CubeTensor; 4],
         [y, extra]: [&CubeTensor; 2],
+        inner: Range<usize>,
         program: Program,
     ) {
         let tile = 16 * program.side;
@@ -189,6 +226,8 @@ impl MatrixProduct {
                 self.m,
                 self.n,
                 self.k,
+                inner.start,
+                inner.end,
                 program,
             );
         }
@@ -208,6 +247,8 @@ fn multiply(
     m: usize,
     n: usize,
     k: usize,
+    first_inner: usize,
+    end_inner: usize,
     #[comptime] program: Program,
 ) {
     let side = comptime!(program.side);
@@ -230,7 +271,7 @@ fn multiply(
     for i in 0..comptime!(side * side) {
         sums[i] = 0.0f32;
     }
-    for begin in range_stepped(0, k, depth) {
+    for begin in range_stepped(first_inner, end_inner, depth) {
         sync_cube();
         let is_a_contiguous = comptime!(!program.is_a_transposed);
         load(

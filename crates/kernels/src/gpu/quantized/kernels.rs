@@ -26,9 +26,9 @@ pub(super) fn multiply_blocks(
     let count = comptime!(rows_of(is_single));
     let bits = comptime!(layout.bits);
     let per_word = comptime!(32 / layout.bits);
-    let across = d_out.div_ceil(8);
-    let (first_row, first_column) = (CUBE_POS / across * count, CUBE_POS % across * 8);
-    if first_row >= rows {
+    let groups = rows.div_ceil(count);
+    let (first_row, first_column) = (CUBE_POS % groups * count, CUBE_POS / groups * 8);
+    if first_column >= d_out {
         terminate!();
     }
     let unit = UNIT_POS as usize;

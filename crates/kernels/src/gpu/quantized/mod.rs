@@ -134,7 +134,7 @@ impl Linear {
         [self.batch, self.seq, self.weight.d_out]
     }
 
-    fn run(&self, x: &CubeTensor, rest: &[&CubeTensor], keeps_input: bool) -> (CubeTensor, Saved) {
+    fn run(&self, x: &CubeTensor, rest: &[&CubeTensor], needs_grad: bool) -> (CubeTensor, Saved) {
         let mut rest = rest.iter().copied();
         let bias = self.has_bias.then(|| rest.next()).flatten();
         let addend = rest.next();
@@ -143,10 +143,11 @@ impl Linear {
             has_addend: addend.is_some(),
             activation: self.activation,
         };
-        if has_few_rows([self.batch, self.seq]) && !keeps_input {
+        if has_few_rows(self.seq, needs_grad) {
             return (self.multiply_rows(x, [bias, addend], epilogue), None);
         }
         let table = self.weight.expand();
+        let keeps_input = self.activation.is_some() && needs_grad;
         multiply_table(
             [x, &table],
             [bias, addend],
@@ -229,8 +230,7 @@ macro_rules! linear_op {
                 [$x $(, $rest)*]: [&CubeTensor; $count],
                 needs_grad: [bool; $count],
             ) -> (CubeTensor, Saved) {
-                let keeps_input = self.activation.is_some() && needs_grad.contains(&true);
-                self.run($x, &[$($rest),*], keeps_input)
+                self.run($x, &[$($rest),*], needs_grad.contains(&true))
             }
 
             fn backward(&self, ctx: BackwardContext<Saved, $count>) -> [Option<CubeTensor>; $count] {

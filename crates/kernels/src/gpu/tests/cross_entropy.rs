@@ -42,16 +42,20 @@ fn targets(rows: usize, vocab: usize) -> Vec<u32> {
 #[test]
 fn the_loss_of_an_output_layer_and_its_gradients_agree_with_the_cpu() {
     let (seq, d) = (33, 20);
-    // The first and the last are divided into chunks.
+    // The first and the third are divided into chunks; the inner dimension of the gradient of the hidden states in the
+    // last one takes several launches on software adapters.
     for (batch, vocab, is_table, has_bias, soft_cap) in [
         (2, 1003, true, false, None),
         (2, 70, false, true, Some(2.0)),
         (3, 1000, true, true, None),
+        (1, 70_000, true, true, None),
     ] {
         let targets = targets(batch * seq, vocab);
-        let lens = [batch * seq * d, vocab * d, vocab];
+        let mut lens = vec![batch * seq * d, vocab * d];
+        lens.extend(has_bias.then_some(vocab));
         let label = format!("loss of {vocab} tokens");
-        compare(&label, &lens, 1e-4, |x| {
+        // Logits of 30 are rounded by 2e-6, and their probabilities relative to that.
+        compare(&label, &lens, 1e-5, |x| {
             let weight = if is_table {
                 OutputWeight::Table(x[1].clone().reshape([vocab, d]))
             } else {
@@ -63,8 +67,7 @@ fn the_loss_of_an_output_layer_and_its_gradients_agree_with_the_cpu() {
                 soft_cap,
                 precision: Precision::F32,
             };
-            let rest = x[2].clone().sum() * 1e-3;
-            crate::cross_entropy_sum(x[0].clone().reshape([batch, seq, d]), layer, &targets) + rest
+            crate::cross_entropy_sum(x[0].clone().reshape([batch, seq, d]), layer, &targets)
         });
     }
 }

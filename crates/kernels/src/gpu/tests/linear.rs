@@ -2,45 +2,50 @@
 
 use burn::tensor::{Device, Distribution, Tensor};
 
-use super::{assert_close, compare, gpu, random_tensor, values};
+use super::{assert_close, compare_sums, gpu, random_tensor, values};
 use crate::{
     Activation, Bits, LinearFusion, LinearWeight, Precision, QuantizedMatrix, embed_quantized,
     linear_fused, linear_quantized, linear_table,
 };
 
-/// Batch, sequence and sizes of the layer: one row, few rows, and tiles of every size with odd edges.
-const SHAPES: [[usize; 4]; 6] = [
+/// Batch, sequence and sizes of the layer: one row, few rows and many short sequences; tiles of every size with odd
+/// edges, of which the last but one has several in both directions, in the gradients, too; and an inner dimension
+/// that takes several launches on software adapters.
+const SHAPES: [[usize; 4]; 8] = [
     [1, 1, 33, 50],
     [3, 1, 64, 17],
     [2, 3, 5, 130],
+    [40, 1, 33, 50],
     [1, 40, 70, 65],
     [1, 100, 40, 200],
-    [2, 70, 37, 270],
+    [2, 150, 197, 270],
+    [1, 20, 20_000, 6],
 ];
 
 #[test]
 fn linear_layers_and_their_gradients_agree_with_the_cpu() {
     for [batch, seq, d_in, d_out] in SHAPES {
-        let label = format!("{batch} x {seq} rows of {d_in} to {d_out}");
-        let lens = [batch * seq * d_in, d_in * d_out, d_out, batch * seq * d_out];
+        let rows = batch * seq;
         for (has_bias, has_residual, activation) in [
             (false, false, None),
             (true, true, None),
             (true, false, Some(Activation::Gelu)),
             (false, true, Some(Activation::Silu)),
         ] {
-            compare(&label, &lens, 1e-4, |x| {
-                let weight = LinearWeight::Matrix(x[1].clone().reshape([d_in, d_out]));
-                let residual = x[3].clone().reshape([batch, seq, d_out]);
-                // All inputs take part, so that all have gradients.
-                let rest = x[2].clone().sum() + x[3].clone().sum();
+            let label = format!("{batch} x {seq} rows of {d_in} to {d_out}, {activation:?}");
+            let mut inputs = vec![(rows * d_in, d_out), (d_in * d_out, rows)];
+            inputs.extend(has_bias.then_some((d_out, rows)));
+            inputs.extend(has_residual.then_some((rows * d_out, 1)));
+            compare_sums(&label, &inputs, d_in, |x| {
+                let mut rest = x[2..].iter().cloned();
+                let bias = has_bias.then(|| rest.next().unwrap());
                 let fusion = LinearFusion {
-                    residual: has_residual.then_some(residual),
+                    residual: rest.next().map(|x| x.reshape([batch, seq, d_out])),
                     activation,
                 };
+                let weight = LinearWeight::Matrix(x[1].clone().reshape([d_in, d_out]));
                 let input = x[0].clone().reshape([batch, seq, d_in]);
-                let bias = has_bias.then(|| x[2].clone());
-                linear_fused(Precision::F32, input, weight, bias, fusion) + rest.unsqueeze() * 1e-3
+                linear_fused(Precision::F32, input, weight, bias, fusion)
             });
         }
     }
@@ -49,9 +54,10 @@ fn linear_layers_and_their_gradients_agree_with_the_cpu() {
 #[test]
 fn products_with_a_table_and_their_gradients_agree_with_the_cpu() {
     for [batch, seq, d_in, d_out] in SHAPES {
+        let rows = batch * seq;
         let label = format!("{batch} x {seq} rows of {d_in} and a table of {d_out}");
-        let lens = [batch * seq * d_in, d_in * d_out, d_out];
-        compare(&label, &lens, 1e-4, |x| {
+        let inputs = [(rows * d_in, d_out), (d_in * d_out, rows), (d_out, rows)];
+        compare_sums(&label, &inputs, d_in, |x| {
             let table = x[1].clone().reshape([d_out, d_in]);
             let input = x[0].clone().reshape([batch, seq, d_in]);
             linear_table(Precision::F32, input, table, Some(x[2].clone()))
@@ -76,7 +82,7 @@ fn quantized(d_in: usize, d_out: usize) -> Vec<QuantizedMatrix> {
 #[test]
 fn products_with_quantized_weights_have_the_values_of_the_dequantized_weights() {
     let Some(gpu) = gpu() else { return };
-    for [batch, seq, d_in, d_out] in &SHAPES[..5] {
+    for [batch, seq, d_in, d_out] in &SHAPES[..6] {
         let (batch, seq, d_in, d_out) = (*batch, *seq, *d_in, *d_out);
         for matrix in quantized(d_in, d_out) {
             let label = format!(
@@ -128,10 +134,21 @@ fn quantized_tables_give_the_rows_of_the_cpu() {
 #[test]
 fn the_bits_of_a_decoded_row_do_not_depend_on_the_others() {
     let Some(gpu) = gpu() else { return };
-    let (d_in, d_out) = (100, 40);
-    let weight = random_tensor(1, d_in * d_out, &gpu).reshape([d_in, d_out]);
-    let x = random_tensor(2, 6 * d_in, &gpu).reshape([6, 1, d_in]);
-    let all = values(crate::linear(x.clone(), weight.clone(), None));
-    let fifth = values(crate::linear(x.narrow(0, 4, 1), weight, None));
-    assert_eq!(all[4 * d_out..5 * d_out], fifth);
+    let (rows, d_in, d_out) = (70, 100, 40);
+    let weight = random_tensor(1, d_in * d_out, &gpu);
+    let matrix = weight.clone().reshape([d_in, d_out]);
+    let table = weight.reshape([d_out, d_in]);
+    let on_cpu = random_tensor(1, d_in * d_out, &Device::flex()).reshape([d_in, d_out]);
+    let quantized = QuantizedMatrix::from_weight(on_cpu, Bits::Int4);
+    let products: [&dyn Fn(Tensor<3>) -> Tensor<3>; 3] = [
+        &|x| crate::linear(x, matrix.clone(), None),
+        &|x| linear_table(Precision::F32, x, table.clone(), None),
+        &|x| linear_quantized(x, &quantized, None),
+    ];
+    let x = random_tensor(2, rows * d_in, &gpu).reshape([rows, 1, d_in]);
+    for product in products {
+        let all = values(product(x.clone()));
+        let fifth = values(product(x.clone().narrow(0, 4, 1)));
+        assert_eq!(all[4 * d_out..5 * d_out], fifth);
+    }
 }

@@ -78,6 +78,52 @@ fn run<const O: usize>(
     all
 }
 
+/// Fails unless sums of `terms` products agree. Each product is of values between -2 and 2. Two orders of a sum
+/// differ by the rounding of its partial sums, in practice less than `terms` times 2e-7; a product that is left out
+/// or added twice is more than `terms` times 1e-6 for all but a few. The relative part is for activation functions.
+#[track_caller]
+fn assert_close_sums(label: &str, actual: &[f32], expected: &[f32], terms: usize) {
+    assert_eq!(actual.len(), expected.len(), "{label}: number of values");
+    let absolute = 1e-6 * (terms + 4) as f32;
+    let excess = |(a, e): (&f32, &f32)| (a - e).abs() - 1e-5 * e.abs() - absolute;
+    let excesses = actual.iter().zip(expected).map(excess).enumerate();
+    let worst = excesses.max_by(|(_, a), (_, b)| a.total_cmp(b));
+    let Some((i, excess)) = worst else { return };
+    let (a, e) = (actual[i], expected[i]);
+    assert!(excess <= 0.0, "{label}: element {i} is {a}, not {e}");
+}
+
+/// Compares output and gradients of `f`, and its output without gradients, on the software adapter with those on the
+/// CPU. Inputs are random and flat, of the lengths in `inputs`; the second number of each is that of the products in
+/// an element of its gradient, as `terms` is for the output.
+pub(super) fn compare_sums<const O: usize>(
+    label: &str,
+    inputs: &[(usize, usize)],
+    terms: usize,
+    f: impl Fn(&[Tensor<1>]) -> Tensor<O>,
+) {
+    let Some(gpu) = gpu() else { return };
+    let lens: Vec<usize> = inputs.iter().map(|(len, _)| *len).collect();
+    let results = |device: &Device| {
+        let load = |(salt, len): (usize, &usize)| random_tensor(salt as u64, *len, device);
+        let plain: Vec<Tensor<1>> = lens.iter().enumerate().map(load).collect();
+        let mut all = run(device, &lens, &f);
+        all.push(values(f(&plain)));
+        all
+    };
+    let (actual, expected) = (results(&gpu), results(&Device::flex()));
+    let gradients = inputs.iter().map(|(_, terms)| *terms);
+    let terms = std::iter::once(terms).chain(gradients).chain([terms]);
+    for (i, terms) in terms.enumerate() {
+        let part = match i {
+            0 => "output".to_string(),
+            i if i > inputs.len() => "output without gradients".to_string(),
+            i => format!("gradient of input {}", i - 1),
+        };
+        assert_close_sums(&format!("{label}: {part}"), &actual[i], &expected[i], terms);
+    }
+}
+
 /// Compares output and gradients of `f` on the software adapter with those on the CPU, for random flat
 /// inputs of these lengths.
 pub(super) fn compare<const O: usize>(

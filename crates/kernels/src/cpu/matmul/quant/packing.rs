@@ -181,8 +181,7 @@ fn unpack_group<const BITS: usize, const TABLE: bool, const GROUP: usize>(
         4 => _mm512_and_si512(line, _mm512_set1_epi8(15)),
         _ => _mm512_and_si512(line, _mm512_set1_epi8(3)),
     };
-    if high > 0 {
-        let per_line = 8 / high;
+    if let Some(per_line) = 8_usize.checked_div(high) {
         let line = load(&lines[low + GROUP / per_line]);
         let at = GROUP % per_line * high;
         let shifted = if at >= low {

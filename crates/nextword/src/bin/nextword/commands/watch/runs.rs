@@ -201,15 +201,12 @@ fn read_lines(file: &mut File, offset: u64) -> std::io::Result<(Vec<Value>, u64)
     file.by_ref().take(MAX_BYTES).read_to_end(&mut bytes)?;
     if bytes.len() as u64 == MAX_BYTES && !bytes.contains(&b'\n') {
         // No metrics: the line is skipped once it is complete.
-        let mut rest = Vec::new();
-        BufReader::new(file).read_until(b'\n', &mut rest)?;
-        let is_complete = rest.ends_with(b"\n");
-        let skipped = if is_complete {
-            MAX_BYTES + rest.len() as u64
-        } else {
-            0
-        };
-        return Ok((Vec::new(), offset + skipped));
+        let rest = BufReader::new(&mut *file).skip_until(b'\n')?;
+        let end = offset + MAX_BYTES + rest as u64;
+        let mut last = [0];
+        file.seek(SeekFrom::Start(end - 1))?;
+        file.read_exact(&mut last)?;
+        return Ok((Vec::new(), if last == *b"\n" { end } else { offset }));
     }
     let end = bytes
         .iter()
