@@ -10,7 +10,7 @@ use crate::nonfinite::{first_nonfinite_validation, first_nonfinite_weight};
 use crate::objective::{Evaluation, Objective, ReferenceRequest};
 use crate::ranks::evaluate;
 use crate::report::{Progress, Reporter};
-use crate::{OtherTextLoss, PreferenceMetrics, TrainError};
+use crate::{OtherTextLoss, PreferenceMetrics, StopFlag, TrainError};
 
 /// Tells `observer` about a part of an evaluation, and asks it whether to continue.
 fn continues(observer: &mut impl LoopObserver, progress: &Progress<'_>) -> ControlFlow<()> {
@@ -25,10 +25,14 @@ fn continues(observer: &mut impl LoopObserver, progress: &Progress<'_>) -> Contr
 impl TrainingLoop {
     /// Prepares a run on preferences: reads or computes the log probabilities of the reference, which the file `path`
     /// stores. Does nothing for other runs, and for those that have nothing left to do.
+    ///
+    /// # Errors
+    /// [`TrainError::Interrupted`] if a stop was requested while they are computed: the resumed run computes them again.
     pub(crate) fn prepare_preferences(
         &mut self,
         path: Option<&Path>,
         reporter: &mut dyn Reporter,
+        stop: &StopFlag,
     ) -> Result<(), TrainError> {
         let is_over = self.state.step >= self.setup.config.train.steps;
         if is_over && self.state.unfinished.is_none() {
@@ -56,6 +60,11 @@ impl TrainingLoop {
                 done,
                 total,
             });
+            if stop.is_raised() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
         })?;
         nextword_kernels::release_unused_memory();
         self.state.reference = Some(hash);
@@ -133,6 +142,7 @@ impl TrainingLoop {
             // A text that was added when the run was resumed starts here.
             let start = self.state.other_text.entry(name.clone());
             let start = *start.or_insert(loss);
+            self.state.last_other_text.insert(name.clone(), loss);
             OtherTextLoss { name, loss, start }
         });
         let losses: Vec<_> = losses.collect();
