@@ -221,10 +221,13 @@ impl TrainingLoop {
         let loader = &self.setup.loader;
         let mut stream = loader.prefetch_part(self.state.step, prefetched, micros);
         while self.state.step < self.setup.config.train.steps {
-            // What a stop left out comes first.
-            if self.should_stop_early() && self.state.unfinished.is_none() {
-                self.check_same_weights()?;
-                return Ok(StopReason::EarlyStopped);
+            if self.should_stop_early() {
+                // What a stop left out comes first. Only rank 0 knows of samples.
+                let is_unfinished = self.state.unfinished.is_some();
+                if !decision_of_first(&self.setup.group, is_unfinished)? {
+                    self.check_same_weights()?;
+                    return Ok(StopReason::EarlyStopped);
+                }
             }
             let batches = stream.by_ref().take(micro_batches);
             let batches = batches.collect::<Result<Vec<_>, _>>()?;
