@@ -194,11 +194,7 @@ fn a_run_that_is_stopped_within_any_evaluation_ends_with_the_same_files() {
         assert!(seen.iter().any(|what| what == part), "{part}: {seen:?}");
     }
     let expected = artifacts(&whole.path().join("run"));
-    for (ranks, settings) in [
-        (1, ""),
-        (2, ""),
-        (2, "[parallel]\nshard_optimizer = true\n"),
-    ] {
+    for (ranks, settings) in [(1, ""), (2, "[parallel]\nshard_optimizer = true\n")] {
         let all = tempfile::tempdir().unwrap();
         let (_, seen) = train(all.path(), ranks, |f| config(f, settings), Stop::Never);
         assert_eq!(
