@@ -123,7 +123,7 @@ impl InMemoryTrainer {
             state,
         };
         let mut training = TrainingLoop::new(self.setup, start)?;
-        let reason = match training.prepare_preferences(None, reporter, stop) {
+        let reason = match training.prepare_preferences(None, reporter, || stop.is_raised()) {
             Err(TrainError::Interrupted) => StopReason::Interrupted,
             prepared => {
                 prepared?;

@@ -227,7 +227,7 @@ impl Trainer {
     ) -> Result<StopReason, TrainError> {
         let Self { training, output } = self;
         let reference = output.folder.reference_path();
-        match training.prepare_preferences(Some(&reference), reporter, stop) {
+        match training.prepare_preferences(Some(&reference), reporter, || stop.is_raised()) {
             // Such a run has one rank.
             Err(TrainError::Interrupted) => return Ok(StopReason::Interrupted),
             prepared => prepared?,

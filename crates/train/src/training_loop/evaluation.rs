@@ -10,7 +10,7 @@ use crate::nonfinite::{first_nonfinite_validation, first_nonfinite_weight};
 use crate::objective::{Evaluation, Objective, ReferenceRequest};
 use crate::ranks::evaluate;
 use crate::report::{Progress, Reporter};
-use crate::{OtherTextLoss, PreferenceMetrics, StopFlag, TrainError};
+use crate::{OtherTextLoss, PreferenceMetrics, TrainError};
 
 /// Tells `observer` about a part of an evaluation, and asks it whether to continue.
 fn continues(observer: &mut impl LoopObserver, progress: &Progress<'_>) -> ControlFlow<()> {
@@ -24,15 +24,16 @@ fn continues(observer: &mut impl LoopObserver, progress: &Progress<'_>) -> Contr
 
 impl TrainingLoop {
     /// Prepares a run on preferences: reads or computes the log probabilities of the reference, which the file `path`
-    /// stores. Does nothing for other runs, and for those that have nothing left to do.
+    /// stores. Does nothing for other runs, and for those that have nothing left to do. `is_stopping` says whether a stop
+    /// was requested.
     ///
     /// # Errors
-    /// [`TrainError::Interrupted`] if a stop was requested while they are computed: the resumed run computes them again.
+    /// [`TrainError::Interrupted`] if one was requested while they are computed: the resumed run computes them again.
     pub(crate) fn prepare_preferences(
         &mut self,
         path: Option<&Path>,
         reporter: &mut dyn Reporter,
-        stop: &StopFlag,
+        is_stopping: impl Fn() -> bool,
     ) -> Result<(), TrainError> {
         let is_over = self.state.step >= self.setup.config.train.steps;
         if is_over && self.state.unfinished.is_none() {
@@ -60,7 +61,7 @@ impl TrainingLoop {
                 done,
                 total,
             });
-            if stop.is_raised() {
+            if is_stopping() {
                 ControlFlow::Break(())
             } else {
                 ControlFlow::Continue(())
