@@ -113,7 +113,9 @@ start() {
 
 has_ended() { ! kill -0 "$1" 2>/dev/null; }
 
-# ended SECONDS: waits for the end of the job and its ranks. `code` is the exit code.
+# ended SECONDS: waits for the end of the job and its ranks. `code` is the exit code. 10 seconds after the death of a rank;
+# 20 where the ranks do more before they end: several attempts to save, a timeout of 3 s, or a save. Open MPI takes two
+# seconds to end them, and the machine may be busy.
 ended() {
     for process in "$job" "${ranks[@]}"; do
         wait_until "$1" "end of process $process" has_ended "$process"
@@ -181,7 +183,14 @@ done
 echo "-- a rank is killed while rank 0 saves"
 start killed-saving 2 "${long[@]}" --set checkpoint.every=1 --set parallel.shard_optimizer=true
 saving() { compgen -G "$work/killed-saving/checkpoints/.tmp-*" >"$work/saving"; }
-for _ in $(seq 10000); do saving && break; done
+seen=
+for _ in $(seq 10000); do
+    if saving; then
+        seen=1
+        break
+    fi
+done
+[ -n "$seen" ] || fail "rank 0 was not seen while it saves"
 kill -9 "${ranks[1]}"
 ended 10
 [ $code -ne 0 ] || fail "exit code 0 after the death of a rank"
@@ -216,6 +225,20 @@ kill -INT "$job"
 ended 20
 [ $code = 130 ] || { cat "$work/interrupted.log"; fail "exit code $code after an interruption"; }
 finish interrupted
+
+echo "-- the program is replaced during a run"
+cp "$program" "$work/replaced-program"
+original=$program
+program="$work/replaced-program"
+start replaced 2 "${long[@]}"
+rm "$program"
+cp "$original" "$program"
+sleep 9 # Longer than mpirun may run without ranks.
+has_ended "$job" && { cat "$work/replaced.log"; fail "the run ended when its program was replaced"; }
+kill -INT "$job"
+ended 20
+[ $code = 130 ] || { cat "$work/replaced.log"; fail "exit code $code after an interruption"; }
+program=$original
 
 echo "-- other data on a rank"
 code=0

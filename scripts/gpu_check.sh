@@ -61,7 +61,7 @@ for target in flex "$device"; do
     step "train $target" 100 "$nextword" train "$quickstart" --set "name=${target//:/-}" \
         --set "device=$target" --set "train.steps=$training" --set train.log_every=1
     last=$(tail -n 1 "runs/${target//:/-}/metrics.jsonl" 2>/dev/null)
-    [ -z "$last" ] || printf '{"step":"loss %s",%s\n' "$target" "${last#\{}" >>"$out"
+    [ -z "$last" ] || printf '{"step":"loss %s","metrics":%s}\n' "$target" "$last" >>"$out"
 done
 step compare 60 "$nextword" compare runs/flex --device flex --device "$device" --windows 2 --json
 bench=("$nextword" bench)

@@ -409,7 +409,7 @@ fn an_error_of_one_rank_ends_the_others() {
 }
 
 #[test]
-fn a_panic_of_one_rank_ends_the_others() {
+fn a_group_that_is_dropped_by_a_panic_ends_the_other_ranks() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run");
     let ends = on_ranks(2, |group| {

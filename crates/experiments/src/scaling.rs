@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nextword_model::ModelConfig;
 use nextword_train::plan::Plan;
-use nextword_train::{RunConfig, RunSetup, TrainError, prepare_run};
+use nextword_train::{RunConfig, RunSetup, ScheduleConfig, TrainError, prepare_run};
 use serde::{Deserialize, Serialize};
 
 use crate::ExperimentError;
@@ -246,11 +246,11 @@ fn finish(
     let per_step = size.setup.loader.targets_per_step();
     let steps = (tokens / per_step).floor().max(1.0) as u64;
     let mut config = size.setup.config.clone();
-    config.train.steps = steps;
+    let earlier_steps = std::mem::replace(&mut config.train.steps, steps);
     config.train.epochs = None;
     config.validation.every = (steps / VALIDATIONS).max(1);
     config.schedule.end_step = None;
-    config.schedule.warmup_steps = config.schedule.warmup_steps.min(steps / 10);
+    config.schedule.warmup_steps = warmup(config.schedule.warmup_steps, earlier_steps, steps);
     config.validate()?;
     // The cost of the run as it is now.
     let mut plan = Plan::estimate(&prepare_run(config.clone())?);
@@ -266,6 +266,15 @@ fn finish(
         limit,
         is_shortened: possible > size.max_tokens(),
     })
+}
+
+/// The warmup of a run of `steps` updates that has `warmup` with `earlier_steps`: a default stays one.
+fn warmup(warmup: u64, earlier_steps: u64, steps: u64) -> u64 {
+    if warmup == ScheduleConfig::default_warmup(earlier_steps) {
+        ScheduleConfig::default_warmup(steps)
+    } else {
+        warmup.min(steps / 10)
+    }
 }
 
 /// Seconds of all validations.
@@ -289,6 +298,15 @@ mod tests {
     use nextword_model::presets;
 
     use super::*;
+
+    #[test]
+    fn a_default_warmup_follows_the_number_of_steps() {
+        assert_eq!(warmup(4, 40, 5000), 100);
+        assert_eq!(warmup(100, 2000, 50), 5);
+        // Chosen by the user.
+        assert_eq!(warmup(7, 40, 5000), 7);
+        assert_eq!(warmup(7, 40, 50), 5);
+    }
 
     #[test]
     fn sizes_grow_and_are_valid_for_every_kind_of_model() {

@@ -14,7 +14,7 @@ impl Transformer {
     /// [`loss_sum`](Self::loss_sum), where all operations are fused: not with a soft cap on scores, and not an encoder
     /// with a decoder, each of whose blocks reads the encoder's output.
     pub fn can_be_divided_into_parts(&self) -> bool {
-        self.encoder.is_none() && self.config().score_soft_cap.is_none()
+        self.config().can_be_divided_into_parts()
     }
 
     /// Computes what [`loss_with_recompute`](Self::loss_with_recompute) computes, with the same calls of `on_gradients`,

@@ -35,6 +35,12 @@ pub enum ParallelError {
         /// The time that this rank has waited.
         waited: Duration,
     },
+    /// A message is longer than MPI can count.
+    #[error("a message of {len} numbers is too long for MPI; hint: please report this")]
+    TooLong {
+        /// Numbers up to its end.
+        len: usize,
+    },
     /// The ranks do not agree on something that must be the same everywhere.
     #[error("{rank} differs from rank 0 in {subject}: {problem}")]
     Differs {

@@ -22,7 +22,7 @@ const TIMEOUT: Duration = Duration::from_mins(30);
 /// How long a process waits to be ended by an abort.
 const ABORT: Duration = Duration::from_secs(5);
 
-/// Bytes that are sent at once. MPI counts with 32 bits.
+/// Bytes of all ranks together that are sent at once. MPI counts with 32 bits.
 const PACKET: usize = 64 << 20;
 
 /// This rank's handle of a group of ranks. Clones belong to the same rank.
@@ -183,7 +183,7 @@ impl Group {
     }
 
     /// Waits for the next answer of the others up to the timeout, even if this rank was asked to stop: to be called when
-    /// rank 0 saves, validates or samples before it answers, while the others wait.
+    /// rank 0 saves or samples before it answers, or when ranks evaluate.
     pub fn expect_save(&self) {
         if let Some(link) = &self.0.link {
             lock(&link.settings).expects_save = true;
@@ -258,9 +258,47 @@ impl Group {
     /// # Errors
     /// [`ParallelError`] if a rank is gone or does not answer.
     pub fn gather(&self, bytes: Vec<u8>) -> Result<Vec<Vec<u8>>, ParallelError> {
+        self.gather_packets(bytes, true)
+    }
+
+    /// The bytes of all ranks, for rank 0. The others get empty ones, and never have all in memory.
+    ///
+    /// # Errors
+    /// [`ParallelError`] if a rank is gone or does not answer.
+    pub fn gather_on_first(&self, bytes: Vec<u8>) -> Result<Vec<Vec<u8>>, ParallelError> {
+        self.gather_packets(bytes, self.is_first())
+    }
+
+    /// Gathers the bytes of all ranks in packets, and keeps them if `are_kept`.
+    fn gather_packets(
+        &self,
+        bytes: Vec<u8>,
+        are_kept: bool,
+    ) -> Result<Vec<Vec<u8>>, ParallelError> {
         if self.0.link.is_none() {
             return Ok(vec![bytes]);
         }
+        let packet = (PACKET / self.size()).max(1);
+        let mut all = vec![Vec::new(); self.size()];
+        for start in (0..).step_by(packet) {
+            let end = bytes.len().min(start + packet);
+            let next = bytes.get(start..end).unwrap_or_default();
+            let received = self.gather_packet(next.to_vec())?;
+            let is_last = received.iter().all(|bytes| bytes.len() < packet);
+            if are_kept {
+                let received = received.iter();
+                all.iter_mut()
+                    .zip(received)
+                    .for_each(|(all, bytes)| all.extend(bytes));
+            }
+            if is_last {
+                break;
+            }
+        }
+        Ok(all)
+    }
+
+    fn gather_packet(&self, bytes: Vec<u8>) -> Result<Vec<Vec<u8>>, ParallelError> {
         self.request(Request::Gather(bytes))?;
         match self.response()? {
             Response::Gathered(all) => Ok(all),
@@ -277,17 +315,7 @@ impl Group {
             return Ok(bytes);
         }
         let own = if self.is_first() { bytes } else { Vec::new() };
-        let len = self.gather((own.len() as u64).to_le_bytes().to_vec())?;
-        let len = len[0]
-            .first_chunk()
-            .map_or(0, |len| u64::from_le_bytes(*len)) as usize;
-        let mut all = Vec::with_capacity(len);
-        for start in (0..len).step_by(PACKET) {
-            let end = (start + PACKET).min(own.len());
-            let packet = own.get(start..end).unwrap_or_default().to_vec();
-            all.append(&mut self.gather(packet)?.swap_remove(0));
-        }
-        Ok(all)
+        Ok(self.gather(own)?.swap_remove(0))
     }
 
     /// Checks that `value`, a description of `subject`, is the same on all ranks. All ranks get the same result.

@@ -48,7 +48,7 @@ pub use division::Division;
 pub use error::ParallelError;
 pub use group::Group;
 pub use launch::{Launched, launch_command};
-pub use shards::{ShardedParameter, Shards};
+pub use shards::{ShardedParameter, Shards, consecutive};
 pub use transport::{Gather, Scatter, Transport};
 pub use tree::{TreeSum, largest_stack};
 

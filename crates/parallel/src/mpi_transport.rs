@@ -13,6 +13,7 @@ use mpi::topology::SimpleCommunicator;
 use mpi::traits::{Communicator, CommunicatorCollectives};
 use mpi::{Count, Threading};
 
+use crate::shards::consecutive;
 use crate::{Control, Gather, Launched, ParallelError, Scatter, Transport};
 
 /// Tests of a request before the thread sleeps between two.
@@ -75,25 +76,31 @@ impl MpiTransport {
     }
 
     /// Starts what is given, and waits for it.
-    fn move_parts(&self, scatter: Option<Scatter<'_>>, gather: Option<Gather<'_>>) {
+    fn move_parts(
+        &self,
+        scatter: Option<Scatter<'_>>,
+        gather: Option<Gather<'_>>,
+    ) -> Result<(), ParallelError> {
         let (rank, size) = (self.world.rank() as usize, self.world.size() as usize);
-        let mut scatter = scatter.map(|scatter| {
-            let (counts, offsets) = counts_and_offsets(scatter.parts);
-            let outgoing = Partition::new(scatter.values, counts, offsets);
-            let own = scatter.parts[rank].len();
-            let (counts, offsets) = counts_and_offsets(&consecutive((0..size).map(|_| own)));
-            (
-                outgoing,
-                PartitionMut::new(scatter.received, counts, offsets),
-            )
-        });
-        let mut gather = gather.map(|gather| {
-            let (counts, offsets) = counts_and_offsets(gather.parts);
-            (
-                gather.part,
-                PartitionMut::new(gather.values, counts, offsets),
-            )
-        });
+        let mut scatter = match scatter {
+            Some(scatter) => {
+                let (counts, offsets) = counts_and_offsets(scatter.parts)?;
+                let outgoing = Partition::new(scatter.values, counts, offsets);
+                let own = scatter.parts[rank].len();
+                let (counts, offsets) = counts_and_offsets(&consecutive((0..size).map(|_| own)))?;
+                let incoming = PartitionMut::new(scatter.received, counts, offsets);
+                Some((outgoing, incoming))
+            }
+            None => None,
+        };
+        let mut gather = match gather {
+            Some(gather) => {
+                let (counts, offsets) = counts_and_offsets(gather.parts)?;
+                let values = PartitionMut::new(gather.values, counts, offsets);
+                Some((gather.part, values))
+            }
+            None => None,
+        };
         let world = &self.world;
         scope(|scope| {
             // In this order on all ranks: MPI matches collective calls by it.
@@ -111,6 +118,7 @@ impl MpiTransport {
                 self.wait(request);
             }
         });
+        Ok(())
     }
 
     /// Sends `part` to all ranks, into `values[parts[r]]` for rank `r`.
@@ -119,13 +127,14 @@ impl MpiTransport {
         part: &[T],
         parts: &[Range<usize>],
         values: &mut [T],
-    ) {
-        let (counts, offsets) = counts_and_offsets(parts);
+    ) -> Result<(), ParallelError> {
+        let (counts, offsets) = counts_and_offsets(parts)?;
         let mut partition = PartitionMut::new(values, counts, offsets);
         scope(|scope| {
             let world = &self.world;
             self.wait(world.immediate_all_gather_varcount_into(scope, part, &mut partition));
         });
+        Ok(())
     }
 }
 
@@ -136,24 +145,14 @@ pub(crate) fn library() -> String {
 }
 
 /// Lengths and starts of ranges, as MPI has them.
-fn counts_and_offsets(parts: &[Range<usize>]) -> (Vec<Count>, Vec<Count>) {
-    let number = |n: usize| n as Count;
-    let counts = parts.iter().map(|part| number(part.len())).collect();
-    (
-        counts,
-        parts.iter().map(|part| number(part.start)).collect(),
-    )
-}
-
-/// Contiguous ranges of the given lengths.
-fn consecutive(lengths: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
-    let mut end = 0;
-    lengths
-        .map(|len| {
-            end += len;
-            end - len..end
-        })
-        .collect()
+fn counts_and_offsets(parts: &[Range<usize>]) -> Result<(Vec<Count>, Vec<Count>), ParallelError> {
+    let number = |n: usize| Count::try_from(n).map_err(|_| ParallelError::TooLong { len: n });
+    let counts = parts.iter().map(|part| number(part.len()));
+    let offsets = parts.iter().map(|part| number(part.start));
+    Ok((
+        counts.collect::<Result<_, _>>()?,
+        offsets.collect::<Result<_, _>>()?,
+    ))
 }
 
 impl Transport for MpiTransport {
@@ -174,13 +173,11 @@ impl Transport for MpiTransport {
     }
 
     fn scatter(&mut self, scatter: Scatter<'_>) -> Result<(), ParallelError> {
-        self.move_parts(Some(scatter), None);
-        Ok(())
+        self.move_parts(Some(scatter), None)
     }
 
     fn gather(&mut self, gather: Gather<'_>) -> Result<(), ParallelError> {
-        self.move_parts(None, Some(gather));
-        Ok(())
+        self.move_parts(None, Some(gather))
     }
 
     fn gather_and_scatter(
@@ -188,8 +185,7 @@ impl Transport for MpiTransport {
         gather: Gather<'_>,
         scatter: Scatter<'_>,
     ) -> Result<(), ParallelError> {
-        self.move_parts(Some(scatter), Some(gather));
-        Ok(())
+        self.move_parts(Some(scatter), Some(gather))
     }
 
     fn gather_bytes(&mut self, bytes: &[u8]) -> Result<Vec<Vec<u8>>, ParallelError> {
@@ -197,10 +193,10 @@ impl Transport for MpiTransport {
         let message = [bytes, &[0]].concat();
         let mut lengths = vec![0_u64; self.size()];
         let ones = consecutive(lengths.iter().map(|_| 1));
-        self.gather_into(&[message.len() as u64], &ones, &mut lengths);
+        self.gather_into(&[message.len() as u64], &ones, &mut lengths)?;
         let parts = consecutive(lengths.iter().map(|len| *len as usize));
         let mut all = vec![0; parts.last().map_or(0, |last| last.end)];
-        self.gather_into(&message, &parts, &mut all);
+        self.gather_into(&message, &parts, &mut all)?;
         let own = |part: Range<usize>| all[part.start..part.end.saturating_sub(1)].to_vec();
         Ok(parts.into_iter().map(own).collect())
     }

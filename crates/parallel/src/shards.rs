@@ -93,6 +93,19 @@ fn divide(parameter: &ShardedParameter, piece: usize, loads: &mut [usize]) -> Ve
     ranges.collect()
 }
 
+/// Consecutive ranges of these lengths.
+///
+/// ```
+/// assert_eq!(nextword_parallel::consecutive([2, 0, 3]), [0..2, 2..2, 2..5]);
+/// ```
+pub fn consecutive(lengths: impl IntoIterator<Item = usize>) -> Vec<Range<usize>> {
+    let lengths = lengths.into_iter().scan(0, |end, len| {
+        *end += len;
+        Some(*end - len..*end)
+    });
+    lengths.collect()
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {

@@ -167,7 +167,8 @@ pub struct ParallelConfig {
     /// save.
     pub timeout: u64,
     /// Whether each rank has a part of the optimizer's moments and updates that part of the weights (`ZeRO` stage 1,
-    /// Rajbhandari et al. 2019, arXiv 1910.02054). The results and the checkpoints are the same.
+    /// Rajbhandari et al. 2019, arXiv 1910.02054). Results and checkpoints have the same bits on the CPU; on a GPU, the
+    /// norm of the gradients is added in another order.
     pub shard_optimizer: bool,
 }
 

@@ -48,6 +48,17 @@ impl RunFolder {
         Ok(folder)
     }
 
+    /// Checks that no process uses the folder `path` of a run, if there is one.
+    ///
+    /// # Errors
+    /// [`TrainError::FolderInUse`] if one does.
+    pub fn check_unused(path: &Path) -> Result<(), TrainError> {
+        if path.join(LOCK).exists() {
+            Self::lock(path)?;
+        }
+        Ok(())
+    }
+
     /// Writes the resolved configuration, so that the run can be resumed from any working directory and
     /// together with its data from any other place: files in the run's folder are named relative to it, those in
     /// the working directory too if the folder is also in that, and those whose stored path is relative keep that.

@@ -99,7 +99,7 @@ pub use optimizer::{Optimizer, OptimizerConfig, OptimizerKind};
 pub use other_text::OtherTextLoss;
 pub use pairs::{PairReport, Pairs};
 pub use preferences::{PreferenceLoss, PreferenceMetrics, PreferenceSettings};
-pub use ranks::evaluate_on_ranks;
+pub use ranks::{check_same_program, evaluate_on_ranks};
 pub use report::{
     Completion, CompletionReport, CompletionRequest, Hooks, LoraInfo, NoHooks, NullReporter,
     Outcome, Progress, Reporter, RunInfo, SampleRequest, StepReport, StopReason, ValidationReport,

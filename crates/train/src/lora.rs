@@ -80,8 +80,9 @@ impl UnsetKeys {
     ///
     /// let mut config = RunConfig::default();
     /// config.schedule.learning_rate = 5e-4;
+    /// config.train.steps = 200;
     /// let unset = UnsetKeys::at_defaults(&config.schedule, &config.optimizer, config.train.steps);
-    /// assert!(!unset.learning_rate && unset.weight_decay);
+    /// assert!(!unset.learning_rate && unset.weight_decay && unset.warmup_steps);
     /// ```
     pub fn at_defaults(schedule: &ScheduleConfig, optimizer: &OptimizerConfig, steps: u64) -> Self {
         let (defaults, optimizer_defaults) =
@@ -90,7 +91,9 @@ impl UnsetKeys {
         Self {
             learning_rate: is_same(schedule.learning_rate, defaults.learning_rate),
             min_learning_rate: is_same(schedule.min_learning_rate, defaults.min_learning_rate),
-            warmup_steps: schedule.warmup_steps == ScheduleConfig::default_warmup(steps),
+            // A configuration that was not read from a file has the warmup of a long run.
+            warmup_steps: [ScheduleConfig::default_warmup(steps), defaults.warmup_steps]
+                .contains(&schedule.warmup_steps),
             weight_decay: is_same(optimizer.weight_decay, optimizer_defaults.weight_decay),
             beta2: is_same(optimizer.beta2, optimizer_defaults.beta2),
         }

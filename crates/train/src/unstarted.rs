@@ -3,21 +3,19 @@
 use std::fs;
 use std::path::Path;
 
-use serde_json::Value;
-
+use crate::checkpoint::TEMP_PREFIX;
 use crate::{MetricsLine, TrainError};
 
-/// The first checkpoint of a run that starts from a model.
-const FIRST_CHECKPOINT: &str = "step-00000000";
-
-/// Whether the run in `folder` has made no update: then there is nothing in it that its configuration would not make
-/// again. `false` if there is no run, or if that cannot be told.
+/// Whether the run in `folder` has made no update and saved no model: then there is nothing in it that its configuration
+/// would not make again. A run with `start_from` has saved one, which may be the only copy of the model that it starts
+/// from. `false` if there is no run, or if that cannot be told.
 pub fn is_unstarted(folder: &Path) -> bool {
     folder.join("run.toml").is_file()
-        && !folder.join("best").exists()
+        && ["best", "last"]
+            .iter()
+            .all(|model| !folder.join(model).exists())
         && has_no_updates(&folder.join("metrics.jsonl"))
-        && has_only_the_first(&folder.join("checkpoints"))
-        && has_no_trained_model(&folder.join("last"))
+        && has_no_checkpoint(&folder.join("checkpoints"))
 }
 
 fn has_no_updates(metrics: &Path) -> bool {
@@ -30,30 +28,21 @@ fn has_no_updates(metrics: &Path) -> bool {
     }
 }
 
-fn has_only_the_first(checkpoints: &Path) -> bool {
+/// Whether there is none that is complete.
+fn has_no_checkpoint(checkpoints: &Path) -> bool {
     match fs::read_dir(checkpoints) {
         Ok(entries) => entries.flatten().all(|entry| {
             let name = entry.file_name();
-            let name = name.to_string_lossy();
-            name == FIRST_CHECKPOINT || name.starts_with(crate::checkpoint::TEMP_PREFIX)
+            name.to_string_lossy().starts_with(TEMP_PREFIX)
         }),
         Err(error) => error.kind() == std::io::ErrorKind::NotFound,
     }
 }
 
-fn has_no_trained_model(last: &Path) -> bool {
-    if !last.exists() {
-        return true;
-    }
-    let card = fs::read_to_string(last.join("card.json"));
-    let card: Value = serde_json::from_str(&card.unwrap_or_default()).unwrap_or_default();
-    card["step"] == 0
-}
-
 /// Removes what an unstarted run wrote, except the log probabilities of its reference, which say themselves whether they
 /// fit. Its folder is locked.
 pub(crate) fn clear(folder: &Path) -> Result<(), TrainError> {
-    for name in ["checkpoints", "last", "probes"] {
+    for name in ["checkpoints", "probes"] {
         let path = folder.join(name);
         ignore_missing(fs::remove_dir_all(&path), &path)?;
     }
@@ -84,7 +73,7 @@ mod tests {
     #[test]
     fn only_a_run_without_updates_is_replaced() {
         type Change = fn(&Path);
-        let started: [(&str, Change); 6] = [
+        let started: [(&str, Change); 7] = [
             ("a logged update", |run| {
                 fs::write(
                     run.join("metrics.jsonl"),
@@ -98,15 +87,17 @@ mod tests {
             ("a checkpoint", |run| {
                 fs::create_dir_all(run.join("checkpoints/step-00000002")).unwrap();
             }),
+            ("the model that it starts from", |run| {
+                fs::create_dir_all(run.join("checkpoints/step-00000000")).unwrap();
+            }),
             ("a quarantined checkpoint", |run| {
                 fs::create_dir_all(run.join("checkpoints/step-00000000.damaged")).unwrap();
             }),
             ("a best model", |run| {
                 fs::create_dir(run.join("best")).unwrap()
             }),
-            ("a trained last model", |run| {
+            ("a last model", |run| {
                 fs::create_dir(run.join("last")).unwrap();
-                fs::write(run.join("last/card.json"), "{\"step\": 7}").unwrap();
             }),
         ];
         let folder = tempfile::tempdir().unwrap();
@@ -126,9 +117,7 @@ mod tests {
             "{\"step\":0,\"tokens\":0,\"elapsed\":1}\n",
         )
         .unwrap();
-        fs::create_dir_all(run.join("checkpoints/step-00000000")).unwrap();
-        fs::create_dir(run.join("last")).unwrap();
-        fs::write(run.join("last/card.json"), "{\"step\": 0}").unwrap();
+        fs::create_dir_all(run.join("checkpoints/.tmp-1")).unwrap();
         fs::write(run.join("notes.txt"), "mine").unwrap();
         assert!(is_unstarted(&run));
         let other = RunConfig { seed: 5, ..config };
@@ -136,8 +125,11 @@ mod tests {
         assert_eq!(RunFolder::stored_config(&run).unwrap().seed, 5);
         assert!(!run.join("checkpoints").exists() && run.join("notes.txt").exists());
         // Not while a process is in its first step.
+        let error = RunFolder::check_unused(&run).unwrap_err();
+        assert!(matches!(error, TrainError::FolderInUse { .. }), "{error}");
         let error = RunFolder::create(&run, &other).unwrap_err();
         assert!(matches!(error, TrainError::FolderInUse { .. }), "{error}");
         drop(held);
+        RunFolder::check_unused(&run).unwrap();
     }
 }

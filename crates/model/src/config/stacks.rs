@@ -18,6 +18,11 @@ impl ModelConfig {
         self.architecture == Architecture::EncoderDecoder
     }
 
+    /// Whether the loss of such a model [can be computed in parts](crate::Transformer::can_be_divided_into_parts).
+    pub fn can_be_divided_into_parts(&self) -> bool {
+        !self.has_encoder() && self.score_soft_cap.is_none()
+    }
+
     /// Checks that `operation` supports this model's architecture.
     ///
     /// # Errors

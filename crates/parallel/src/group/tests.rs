@@ -74,6 +74,32 @@ fn gathered_bytes_come_in_the_order_of_the_ranks() {
 }
 
 #[test]
+fn messages_of_any_length_are_gathered() {
+    let packet = PACKET / 2;
+    let message = |rank: usize, len: usize| (0..len).map(move |i| (i * 7 + rank) as u8).collect();
+    for lengths in [[packet + 3, 5], [packet, packet], [packet - 1, 2 * packet]] {
+        let expected: Vec<Vec<u8>> = (0..2).map(|rank| message(rank, lengths[rank])).collect();
+        let all = on_ranks(2, |group| {
+            let own = message(group.rank(), lengths[group.rank()]);
+            (group.gather(own).unwrap(), group.gather(vec![1]).unwrap())
+        });
+        for (gathered, next) in all {
+            assert!(gathered == expected, "{lengths:?}");
+            assert_eq!(next, [[1], [1]]);
+        }
+    }
+}
+
+#[test]
+fn only_rank_0_keeps_what_is_gathered_for_it() {
+    let all = on_ranks(2, |group| {
+        let own = vec![group.rank() as u8; 2];
+        group.gather_on_first(own).unwrap()
+    });
+    assert_eq!(all, [[vec![0, 0], vec![1, 1]], [vec![], vec![]]]);
+}
+
+#[test]
 fn only_the_bytes_of_rank_0_are_broadcast() {
     let sent: Vec<u8> = (0..PACKET + 5).map(|i| i as u8).collect();
     let all = on_ranks(2, |group| {

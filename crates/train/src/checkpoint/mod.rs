@@ -1,8 +1,8 @@
 //! Checkpoints: training state on disk, written atomically and verified when read.
 //!
-//! A checkpoint is the folder `checkpoints/step-00001200` of a run: a model folder (weights, config,
-//! tokenizer, card), or for a run with `[lora]` an adapter folder, plus `optimizer.safetensors`, `state.json` and, written last, `MANIFEST.json`
-//! with the size and sha256 of every other file. It is written under a temporary name, synced, and
+//! A checkpoint is the folder `checkpoints/step-00001200` of a run: a model folder (weights, config, tokenizer, card),
+//! or for a run with `[lora]` an adapter folder, plus `optimizer.safetensors`, `state.json` and, written last,
+//! `MANIFEST.json` with the size and sha256 of every other file. It is written under a temporary name, synced, and
 //! renamed.
 
 mod load;
@@ -71,6 +71,9 @@ pub struct State {
     /// The losses of the texts of `validation.also` before the first step, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub other_text: BTreeMap<String, f64>,
+    /// Their last losses, by name; absent in checkpoints of earlier versions.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub last_other_text: BTreeMap<String, f64>,
     /// SHA-256 of the log probabilities of the reference, in runs on preferences.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,

@@ -165,11 +165,12 @@ impl Objective {
     /// hash. `on_batch` is called before each batch that is computed, with the number of samples before it and of all.
     ///
     /// # Errors
-    /// [`TrainError::Damaged`] if the file of a run that was trained before is missing, damaged or of another run.
+    /// [`TrainError::Damaged`] if the file of a run that was trained before is missing, damaged or of another run;
+    /// [`TrainError::Interrupted`] if `on_batch` breaks.
     pub(crate) fn prepare_reference(
         &mut self,
         request: &ReferenceRequest<'_>,
-        on_batch: &mut dyn FnMut(usize, usize),
+        on_batch: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<String, TrainError> {
         let stored = match request.path {
             Some(path) => Some(ReferenceLogProbs::read(path, self.counts())?),
@@ -216,16 +217,13 @@ impl Objective {
         &self,
         model: &Transformer,
         key: [u8; 32],
-        on_batch: &mut dyn FnMut(usize, usize),
+        on_batch: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<ReferenceLogProbs, TrainError> {
         let total = self.counts().iter().sum();
         let mut earlier = 0;
         let mut of_all = |model: &Transformer, compared: &ComparedSamples| {
             let indices: Vec<usize> = (0..compared.samples.len()).collect();
-            let mut on_batch = |done| {
-                on_batch(earlier + done, total);
-                ControlFlow::Continue(())
-            };
+            let mut on_batch = |done| on_batch(earlier + done, total);
             let samples = &compared.samples;
             let found = of_samples(model, samples, &indices, self.batching, &mut on_batch);
             earlier += indices.len();

@@ -161,8 +161,7 @@ impl Plan {
             None => counts.token_embedding + counts.position_embedding,
         };
         let last = (known_last as f64 / trained.max(1) as f64).min(1.0);
-        let is_divided = !model.has_encoder() && model.score_soft_cap.is_none();
-        let hidden = if is_divided {
+        let hidden = if model.can_be_divided_into_parts() {
             BACKWARD * micro_batch
         } else {
             0.0

@@ -25,11 +25,15 @@ pub(crate) use moments::{
     MomentTensor, ShardedMoments, begin_gathering, end_gathering, serve_moments,
 };
 pub(crate) use sharded::ShardLayout;
+pub use start::check_same_program;
 use start::hash_of_windows;
 pub(crate) use start::{Start, check_agreement, share_start};
 
 /// Numbers that are exchanged at once: 4 MiB, so that packing, adding and sending overlap.
 const BUCKET: usize = 1 << 20;
+
+/// Batches of each rank after which the ranks of an evaluation exchange their losses, and whether one was asked to stop.
+const EVALUATED_AT_ONCE: usize = 4;
 
 /// What the ranks know about a step before they compute it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,7 +113,7 @@ pub fn evaluate_on_ranks(
 /// `on_batch` is called before each batch of this rank, with the number of those before it and of all.
 ///
 /// # Errors
-/// [`TrainError::Interrupted`] on all ranks if `on_batch` breaks on one.
+/// [`TrainError::Interrupted`] on all ranks if `on_batch` breaks on one: on the others after a few batches.
 pub(crate) fn evaluate(
     group: &Group,
     model: &Transformer,
@@ -122,33 +126,40 @@ pub(crate) fn evaluate(
     let own_count = count.saturating_sub(rank).div_ceil(size);
     let mut losses =
         nextword_eval::batch_losses(model, windows, rows, |batch| batch % size == rank);
-    let mut message = Vec::with_capacity(16 * own_count + 1);
-    let mut stop = false;
-    for number in 0..own_count {
-        stop = on_batch(number, own_count).is_break();
-        if stop {
-            break;
+    let mut evaluated = Vec::with_capacity(count);
+    for first in (0..count.div_ceil(size)).step_by(EVALUATED_AT_ONCE) {
+        let end = first + EVALUATED_AT_ONCE;
+        let mut message = Vec::with_capacity(16 * EVALUATED_AT_ONCE + 1);
+        let mut stop = false;
+        for number in first..own_count.min(end) {
+            stop = on_batch(number, own_count).is_break();
+            if stop {
+                break;
+            }
+            let Some(batch) = losses.next().transpose()? else {
+                break;
+            };
+            message.extend(batch.nats.to_le_bytes());
+            message.extend(batch.tokens.to_le_bytes());
         }
-        let Some(batch) = losses.next().transpose()? else {
-            break;
-        };
-        message.extend(batch.nats.to_le_bytes());
-        message.extend(batch.tokens.to_le_bytes());
+        message.push(u8::from(stop));
+        // A rank that was asked to stop waits for the batches of the others, and saves then.
+        group.expect_save();
+        let all = group.gather(message)?;
+        if all.iter().any(|bytes| bytes.last() == Some(&1)) {
+            return Err(TrainError::Interrupted);
+        }
+        let mut ranks: Vec<_> = all.iter().map(|bytes| bytes.chunks_exact(16)).collect();
+        let batches = first * size..count.min(end * size);
+        evaluated.extend(batches.filter_map(|batch| {
+            let bytes = ranks[batch % size].next()?;
+            Some(BatchLoss {
+                nats: f64::from_bits(number(bytes)),
+                tokens: number(&bytes[8..]),
+            })
+        }));
     }
-    message.push(u8::from(stop));
-    let all = group.gather(message)?;
-    if all.iter().any(|bytes| bytes.last() == Some(&1)) {
-        return Err(TrainError::Interrupted);
-    }
-    let mut ranks: Vec<_> = all.iter().map(|bytes| bytes.chunks_exact(16)).collect();
-    let batches = (0..count).filter_map(|batch| {
-        let bytes = ranks[batch % size].next()?;
-        Some(BatchLoss {
-            nats: f64::from_bits(number(bytes)),
-            tokens: number(&bytes[8..]),
-        })
-    });
-    Ok(LossReport::of_batches(batches))
+    Ok(LossReport::of_batches(evaluated))
 }
 
 /// The decision of rank 0, on all ranks.
@@ -223,4 +234,4 @@ pub(crate) fn check_same_weights(group: &Group, model: &Transformer) -> Result<(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -90,10 +90,10 @@ pub(crate) fn serve_moments(
     }
 }
 
-/// The values of a tensor, of which each rank has a part.
+/// The values of a tensor, of which each rank has a part, on rank 0; none on the others.
 fn gather(group: &Group, optimizer: &Optimizer, name: &str) -> Result<Vec<f32>, TrainError> {
     let own = optimizer.state_values(name).into_iter();
-    let parts = group.gather(own.flat_map(f32::to_le_bytes).collect())?;
+    let parts = group.gather_on_first(own.flat_map(f32::to_le_bytes).collect())?;
     let values = parts.iter().flat_map(|bytes| bytes.as_chunks().0);
     Ok(values.map(|bytes| f32::from_le_bytes(*bytes)).collect())
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use nextword_kernels::{SQUARES_CHUNK, squares_by_chunk};
-use nextword_parallel::{Group, Shards, TreeSum};
+use nextword_parallel::{Group, Shards, TreeSum, consecutive};
 
 use super::BUCKET;
 use crate::TrainError;
@@ -199,13 +199,4 @@ impl ShardLayout {
         }
         Ok(weights)
     }
-}
-
-/// Contiguous ranges of the given lengths.
-fn consecutive(lengths: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
-    let lengths = lengths.scan(0, |end, len| {
-        *end += len;
-        Some(*end - len..*end)
-    });
-    lengths.collect()
 }

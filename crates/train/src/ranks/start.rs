@@ -14,9 +14,18 @@ use crate::checkpoint::State;
 use crate::config_file::to_toml;
 use crate::{Optimizer, RunConfig, RunSetup, TrainError};
 
-/// Checks that all ranks run the same program with the same configuration on the same data.
-pub(crate) fn check_agreement(setup: &RunSetup) -> Result<(), TrainError> {
-    let group = &setup.group;
+/// Checks that all ranks of `group` run the same version with the same instructions on the same kind of device; `device`
+/// is the name of this rank's, such as `cuda:1`. All ranks call this.
+///
+/// # Errors
+/// [`TrainError::Parallel`] with the first rank that differs, or if one is gone.
+///
+/// ```
+/// let group = nextword_parallel::Group::alone();
+/// nextword_train::check_same_program(&group, "flex")?;
+/// # Ok::<(), nextword_train::TrainError>(())
+/// ```
+pub fn check_same_program(group: &Group, device: &str) -> Result<(), TrainError> {
     let version = env!("CARGO_PKG_VERSION");
     group.check_equal(
         "the version",
@@ -24,16 +33,18 @@ pub(crate) fn check_agreement(setup: &RunSetup) -> Result<(), TrainError> {
         "install the same program everywhere",
     )?;
     let kernels = nextword_kernels::Isa::current().name();
-    let hint = "set NEXTWORD_SIMD to the lower one on all ranks: each updates its own copy of the weights, which must \
-                stay the same";
+    let hint = "set NEXTWORD_SIMD to the lower one on all ranks: each computes with its own copy of the weights, and the \
+                results must be the same";
     group.check_equal("the instruction set", kernels, hint)?;
-    let device = setup.device_name();
     let backend = device.split(':').next().unwrap_or_default();
-    group.check_equal(
-        "the device",
-        backend,
-        "use the same kind of device on all ranks",
-    )?;
+    let hint = "use the same kind of device on all ranks";
+    Ok(group.check_equal("the device", backend, hint)?)
+}
+
+/// Checks that all ranks run the same program with the same configuration on the same data.
+pub(crate) fn check_agreement(setup: &RunSetup) -> Result<(), TrainError> {
+    let group = &setup.group;
+    check_same_program(group, &setup.device_name())?;
     let config = sha256_hex(to_toml(&shared_settings(&setup.config))?.as_bytes());
     let hint = "start all ranks with the same configuration and the same --set";
     group.check_equal("the configuration (SHA-256)", &config, hint)?;

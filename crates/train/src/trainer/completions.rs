@@ -105,7 +105,14 @@ pub(super) fn show(
 ) -> Result<Vec<String>, TrainError> {
     let tokenizer = training.setup.tokenizer();
     let mut texts = Vec::new();
-    for held_out in of_run(training, SHOWN)? {
+    let shown = of_run(training, SHOWN)?;
+    let total = shown.len();
+    for (done, held_out) in shown.into_iter().enumerate() {
+        reporter.progressed(&Progress {
+            what: "samples of held-out data",
+            done,
+            total,
+        });
         stop.check()?;
         let Some(completion) = complete(training, model, &held_out, reporter, hooks)? else {
             return Ok(texts);

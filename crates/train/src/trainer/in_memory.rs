@@ -123,8 +123,13 @@ impl InMemoryTrainer {
             state,
         };
         let mut training = TrainingLoop::new(self.setup, start)?;
-        training.prepare_preferences(None, reporter)?;
-        let reason = training.run(&mut ReportingObserver { reporter, stop })?;
+        let reason = match training.prepare_preferences(None, reporter, || stop.is_raised()) {
+            Err(TrainError::Interrupted) => StopReason::Interrupted,
+            prepared => {
+                prepared?;
+                training.run(&mut ReportingObserver { reporter, stop })?
+            }
+        };
         let model = training.stepper.inference_model();
         training.check_weights(&model)?;
         Ok(TrainedModel {

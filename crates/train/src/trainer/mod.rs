@@ -202,7 +202,7 @@ impl Trainer {
         for warning in self.training.setup.warnings() {
             reporter.warned(&warning);
         }
-        let Self { training, output } = &mut self;
+        let Self { training, output } = &self;
         if output.checkpoint.is_some() {
             stop.mark_checkpoint();
         }
@@ -214,9 +214,29 @@ impl Trainer {
                 "compiling GPU programs for the first step; this may take a minute"
             });
         }
+        let reason = self.train(reporter, hooks, stop)?;
+        self.finish(reason, reporter)
+    }
+
+    /// Does what comes before the loop, and runs it.
+    fn train(
+        &mut self,
+        reporter: &mut dyn Reporter,
+        hooks: &mut dyn Hooks,
+        stop: &StopFlag,
+    ) -> Result<StopReason, TrainError> {
+        let Self { training, output } = self;
         let reference = output.folder.reference_path();
-        training.prepare_preferences(Some(&reference), reporter)?;
-        probes::run(training, &output.folder, false, reporter, hooks)?;
+        match training.prepare_preferences(Some(&reference), reporter, || stop.is_raised()) {
+            // Such a run has one rank.
+            Err(TrainError::Interrupted) => return Ok(StopReason::Interrupted),
+            prepared => prepared?,
+        }
+        match probes::run(training, &output.folder, false, reporter, hooks, stop) {
+            // The loop stops too, together with the other ranks.
+            Err(TrainError::Interrupted) => {}
+            probed => probed?,
+        }
         let flag = stop.clone();
         training.setup.group.watch(move || flag.is_raised());
         let mut observer = RunObserver {
@@ -226,8 +246,7 @@ impl Trainer {
             stop,
         };
         let reason = training.run(&mut observer);
-        let reason = reason.map_err(|error| with_checkpoint(error, output.checkpoint))?;
-        self.finish(reason, reporter)
+        reason.map_err(|error| with_checkpoint(error, output.checkpoint))
     }
 
     fn info(&self) -> RunInfo {
@@ -396,10 +415,14 @@ impl LoopObserver for RunObserver<'_> {
     fn step_ended(&mut self, training: &mut TrainingLoop, at_end: bool) -> Result<(), TrainError> {
         self.sample(training, at_end)?;
         let folder = &self.output.folder;
-        if probes::is_due(training, at_end) {
-            self.stop.check()?;
-        }
-        probes::run(training, folder, at_end, self.reporter, self.hooks)?;
+        probes::run(
+            training,
+            folder,
+            at_end,
+            self.reporter,
+            self.hooks,
+            self.stop,
+        )?;
         self.output.save_when_due(training, self.reporter)?;
         if self.output.checkpoint.is_some() {
             self.stop.mark_checkpoint();

@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 
 use crate::{
     InMemoryTrainer, MetricsLine, NoHooks, OtherTextLoss, Outcome, PreferenceLoss,
-    PreferenceMetrics, Reporter, RunConfig, RunFolder, StepReport, StopFlag, TrainError, Trainer,
-    ValidationReport, parse_config, prepare_conversations, prepare_run, prepare_stored_run,
+    PreferenceMetrics, Reporter, RunConfig, RunFolder, StepReport, StopFlag, StopReason,
+    TrainError, Trainer, ValidationReport, parse_config, prepare_conversations, prepare_run,
+    prepare_stored_run,
 };
 
 /// A folder with the small model of the documents as `base`, and the records in `lines` as `pairs.jsonl`.
@@ -84,6 +85,9 @@ struct Collector {
 impl Reporter for Collector {
     fn preparing(&mut self, message: &str) {
         self.preparations.push(message.to_string());
+        if self.stop_after == WHILE_PREPARING {
+            self.stop.raise();
+        }
     }
 
     fn stepped(&mut self, report: &StepReport, _logged: bool) {
@@ -105,6 +109,9 @@ impl Reporter for Collector {
         self.warnings.push(message.to_string());
     }
 }
+
+/// Stops a run while the log probabilities of its reference are computed.
+const WHILE_PREPARING: u64 = u64::MAX;
 
 /// Trains `config` in its folder until `stop_after`.
 fn train(config: RunConfig, stop_after: u64) -> (Collector, Outcome) {
@@ -182,6 +189,22 @@ fn runs_on_preferences_resume_bit_for_bit() {
             "{more}"
         );
     }
+}
+
+#[test]
+fn a_run_that_is_stopped_while_it_computes_its_reference_ends_with_the_same_files() {
+    let [whole, part] = [folder(&pairs(24)), folder(&pairs(24))];
+    train(config(whole.path(), SIX_STEPS), 99);
+    let (_, outcome) = train(config(part.path(), SIX_STEPS), WHILE_PREPARING);
+    assert_eq!((outcome.reason, outcome.step), (StopReason::Interrupted, 0));
+    let run = part.path().join("run");
+    assert!(!run.join("reference.bin").exists());
+    resume(&run).unwrap();
+    let weights = "model.safetensors";
+    assert_eq!(
+        artifacts(&run, weights),
+        artifacts(&whole.path().join("run"), weights)
+    );
 }
 
 #[test]
@@ -438,8 +461,10 @@ fn the_loss_of_other_text_is_measured_from_the_start() {
     // With the loss from the start, also after a resume.
     let (folder, reports, _) = run("2e-2", 4);
     let (resumed, _) = resume(&folder.path().join("run")).unwrap();
-    assert_eq!(resumed.other_text[0].0, 6);
-    let resumed = &resumed.other_text[0].1[0];
+    // It begins with what the stop left out.
+    let steps: Vec<u64> = resumed.other_text.iter().map(|(step, _)| *step).collect();
+    assert_eq!(steps, [4, 6]);
+    let resumed = &resumed.other_text[1].1[0];
     assert_eq!(resumed.loss.to_bits(), last.loss.to_bits());
     // JSON may change the last bit.
     assert!((resumed.start - reports.other_text[0].1[0].loss).abs() < 1e-12);

@@ -6,13 +6,14 @@ use burn::module::Module;
 use nextword_model::write_atomically;
 use serde_json::{Value, json};
 
+use super::StopFlag;
 use crate::TrainError;
 use crate::folder::RunFolder;
 use crate::report::{Hooks, Reporter};
 use crate::training_loop::TrainingLoop;
 
 /// Whether the run has probe sentences, and this step is one of those at which they are recorded.
-pub(super) fn is_due(training: &TrainingLoop, at_end: bool) -> bool {
+fn is_due(training: &TrainingLoop, at_end: bool) -> bool {
     let (config, step) = (&training.setup.config, training.state.step);
     let every = match config.probes.every {
         0 => config.validation.every,
@@ -22,14 +23,15 @@ pub(super) fn is_due(training: &TrainingLoop, at_end: bool) -> bool {
     is_due && !config.probes.sentences.is_empty()
 }
 
-/// Writes attention and predictions of the probe sentences to the run folder, when due. Only a removed folder is
-/// an error; all others are warnings.
+/// Writes attention and predictions of the probe sentences to the run folder, when due. Only a removed folder and a
+/// stop are errors; all others are warnings.
 pub(super) fn run(
     training: &TrainingLoop,
     folder: &RunFolder,
     at_end: bool,
     reporter: &mut dyn Reporter,
     hooks: &mut dyn Hooks,
+    stop: &StopFlag,
 ) -> Result<(), TrainError> {
     if !is_due(training, at_end) {
         return Ok(());
@@ -42,8 +44,10 @@ pub(super) fn run(
     let tokenizer = Arc::clone(&setup.dataset.tokenizer);
     let mut results: Vec<Value> = Vec::new();
     for sentence in &config.probes.sentences {
+        stop.check()?;
         match hooks.probe(&model, &tokenizer, sentence) {
             Ok(result) => results.extend(result),
+            Err(TrainError::Interrupted) => return Err(TrainError::Interrupted),
             Err(e) => reporter.warned(&format!("cannot probe the model at step {step}: {e}")),
         }
     }

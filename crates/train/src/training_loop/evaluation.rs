@@ -24,11 +24,16 @@ fn continues(observer: &mut impl LoopObserver, progress: &Progress<'_>) -> Contr
 
 impl TrainingLoop {
     /// Prepares a run on preferences: reads or computes the log probabilities of the reference, which the file `path`
-    /// stores. Does nothing for other runs, and for those that have nothing left to do.
+    /// stores. Does nothing for other runs, and for those that have nothing left to do. `is_stopping` says whether a stop
+    /// was requested.
+    ///
+    /// # Errors
+    /// [`TrainError::Interrupted`] if one was requested while they are computed: the resumed run computes them again.
     pub(crate) fn prepare_preferences(
         &mut self,
         path: Option<&Path>,
         reporter: &mut dyn Reporter,
+        is_stopping: impl Fn() -> bool,
     ) -> Result<(), TrainError> {
         let is_over = self.state.step >= self.setup.config.train.steps;
         if is_over && self.state.unfinished.is_none() {
@@ -56,6 +61,11 @@ impl TrainingLoop {
                 done,
                 total,
             });
+            if is_stopping() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
         })?;
         nextword_kernels::release_unused_memory();
         self.state.reference = Some(hash);
@@ -133,6 +143,7 @@ impl TrainingLoop {
             // A text that was added when the run was resumed starts here.
             let start = self.state.other_text.entry(name.clone());
             let start = *start.or_insert(loss);
+            self.state.last_other_text.insert(name.clone(), loss);
             OtherTextLoss { name, loss, start }
         });
         let losses: Vec<_> = losses.collect();

@@ -142,6 +142,17 @@ pub(crate) fn initial_state(setup: &RunSetup) -> State {
     }
 }
 
+/// The last losses of other texts that `state` has.
+fn last_other_text(setup: &RunSetup, state: &State) -> Vec<OtherTextLoss> {
+    let texts = setup.other_texts.iter().filter_map(|text| {
+        let name = text.name.clone();
+        let loss = *state.last_other_text.get(&name)?;
+        let start = *state.other_text.get(&name)?;
+        Some(OtherTextLoss { name, loss, start })
+    });
+    texts.collect()
+}
+
 impl TrainingLoop {
     /// Continues the training of `model` after `state.step` updates. On several ranks, all continue with the model, the
     /// moments and the state of rank 0.
@@ -156,6 +167,7 @@ impl TrainingLoop {
             .shards_optimizer()
             .then(|| shards_of(&start.model.clone().train(), &config.optimizer, ranks));
         let (model, optimizer, state) = share_start(&setup.group, start, shards.as_ref())?;
+        let other_text = last_other_text(&setup, &state);
         let model = model.train().with_precision(config.train.precision)?;
         let (clip_norm, recompute) = (config.optimizer.clip_norm, config.train.recompute);
         let stepper = Stepper::with_optimizer(model, optimizer, clip_norm, config.seed, recompute)
@@ -173,7 +185,7 @@ impl TrainingLoop {
             stepper,
             state,
             last_validation: None,
-            other_text: Vec::new(),
+            other_text,
             gathered: None,
             objective: None,
             norms: Vec::new(),
@@ -194,10 +206,14 @@ impl TrainingLoop {
         let micro_batches = micros.len();
         let prefetched = PREFETCH_STEPS * micro_batches;
         if self.state.step == 0 {
-            match self.measure_other_text(observer) {
-                // The resumed run begins with it.
-                Err(TrainError::Interrupted) => return Ok(StopReason::Interrupted),
-                measured => measured?,
+            // A run that was stopped right after it has them.
+            let is_measured = self.other_text.len() == self.setup.other_texts.len();
+            if !is_measured {
+                match self.measure_other_text(observer) {
+                    // The resumed run begins with it.
+                    Err(TrainError::Interrupted) => return Ok(StopReason::Interrupted),
+                    measured => measured?,
+                }
             }
         } else if let Some(first) = self.state.unfinished {
             self.after_update(first, observer)?;
@@ -206,8 +222,12 @@ impl TrainingLoop {
         let mut stream = loader.prefetch_part(self.state.step, prefetched, micros);
         while self.state.step < self.setup.config.train.steps {
             if self.should_stop_early() {
-                self.check_same_weights()?;
-                return Ok(StopReason::EarlyStopped);
+                // What a stop left out comes first. Only rank 0 knows of samples.
+                let is_unfinished = self.state.unfinished.is_some();
+                if !decision_of_first(&self.setup.group, is_unfinished)? {
+                    self.check_same_weights()?;
+                    return Ok(StopReason::EarlyStopped);
+                }
             }
             let batches = stream.by_ref().take(micro_batches);
             let batches = batches.collect::<Result<Vec<_>, _>>()?;
@@ -453,6 +473,7 @@ impl TrainingLoop {
             preferences: found.metrics,
             completions: None,
         };
+        group.expect_save();
         let reported = observer.validated(self, &report);
         if let Err(error) = stopped_by_first(&group, reported) {
             self.state.validation = earlier;

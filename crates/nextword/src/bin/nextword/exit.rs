@@ -126,19 +126,26 @@ pub(crate) fn leave_panics_to_the_server() {
 /// default hook prints all panics.
 pub(crate) fn catch_panics<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
     static LAST_LINE: Mutex<String> = Mutex::new(String::new());
+    // The first one is the cause of those that follow.
+    static MEMORY_ERROR: Mutex<Option<DeviceMemoryError>> = Mutex::new(None);
     let last_line = || LAST_LINE.lock().unwrap_or_else(PoisonError::into_inner);
+    let memory_error = || MEMORY_ERROR.lock().unwrap_or_else(PoisonError::into_inner);
     let backtrace = std::env::var_os("RUST_BACKTRACE").is_some();
     let this_thread = std::thread::current().id();
     let default_hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         let text = one_line(panic);
-        // The thread that works with the device reports it first.
-        if DeviceMemoryError::from_panic(&text).is_some() {
-            *last_line() = text;
+        let is_other_thread = std::thread::current().id() != this_thread;
+        let is_logged = is_other_thread && PANICS_ARE_LOGGED.load(Ordering::Relaxed);
+        // The thread that works with the device has it first; this one reports it.
+        if let Some(error) = DeviceMemoryError::from_panic(&text).filter(|_| !is_logged) {
+            memory_error().get_or_insert(error);
+            if backtrace {
+                default_hook(panic);
+            }
             return;
         }
         let line = format!("{INTERNAL_ERROR}: {text}");
-        let is_other_thread = std::thread::current().id() != this_thread;
         // A panic that was printed here may still be resumed on this thread.
         *last_line() = if is_other_thread {
             format!("{INTERNAL_ERROR}, see above")
@@ -147,19 +154,25 @@ pub(crate) fn catch_panics<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyho
         };
         if backtrace {
             default_hook(panic);
-        } else if is_other_thread && !PANICS_ARE_LOGGED.load(Ordering::Relaxed) {
+        } else if is_other_thread && !is_logged {
             output::eprint_line(&line);
         }
     }));
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
-        let line = last_line().clone();
-        if let Some(error) = DeviceMemoryError::from_panic(&line) {
-            return Err(error.into());
+    let result = catch_unwind(AssertUnwindSafe(work));
+    match (result, memory_error().take()) {
+        (Ok(Ok(value)), None) => Ok(value),
+        // The work was done without the thread that had it.
+        (Ok(Ok(value)), Some(error)) => {
+            output::eprint_line(&format!("warning: {error}"));
+            Ok(value)
         }
-        Err(anyhow::anyhow!(
-            "{line}; hint: please report it, including the command line"
-        ))
-    })
+        (Err(_) | Ok(Err(_)), Some(error)) => Err(error.into()),
+        (Ok(Err(error)), None) => Err(error),
+        (Err(_), None) => Err(anyhow::anyhow!(
+            "{}; hint: please report it, including the command line",
+            last_line()
+        )),
+    }
 }
 
 /// Returns a panic's message and location.
@@ -439,6 +452,16 @@ mod tests {
             Ok(())
         });
         assert!(result.is_ok());
+        let result: anyhow::Result<()> = catch_panics(|| {
+            let message = "out of device memory allocating 4096 bytes";
+            let thread = std::thread::spawn(move || panic!("{message}"));
+            assert!(thread.join().is_err());
+            panic!("a closed channel")
+        });
+        let error = result.unwrap_err();
+        assert_eq!(code(&error), Code::Resources, "{error}");
+        assert!(error.to_string().contains("4096 bytes"), "{error}");
+        assert!(catch_panics(|| Ok(())).is_ok());
     }
 
     const CHILD: &str = "NEXTWORD_TEST_CHILD";

@@ -153,13 +153,21 @@ fn run_launcher(mut command: Command) -> anyhow::Result<ExitCode> {
 fn wait_for_launcher(
     child: &mut std::process::Child,
 ) -> std::io::Result<Option<std::process::ExitStatus>> {
-    let program = std::env::current_exe()?;
+    // This link leads to the program even if another version was installed meanwhile.
+    let program = std::fs::metadata("/proc/self/exe").ok();
+    let process = child.id();
+    let has_rank = || {
+        program
+            .as_ref()
+            .and_then(|program| has_child(process, program))
+            == Some(true)
+    };
     let mut last_seen = None;
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));
         }
-        if has_child(child.id(), &program) == Some(true) {
+        if has_rank() {
             last_seen = Some(Instant::now());
         }
         if last_seen.is_some_and(|seen: Instant| seen.elapsed() > LAUNCHER) {

@@ -89,9 +89,10 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
     session.run(trainer)
 }
 
-/// Refuses a folder with a run, as [`RunFolder::create`] does, but before the data is read, which may
-/// take long.
+/// Refuses a folder with a run, or one that another process uses, as [`RunFolder::create`] does, but before the data is
+/// read, which may take long.
 fn refuse_existing(path: &Path) -> anyhow::Result<()> {
+    RunFolder::check_unused(path)?;
     if !path.join("run.toml").exists() || is_unstarted(path) {
         return Ok(());
     }

@@ -8,7 +8,7 @@ use nextword_data::{DataError, TextChunk, Tokenizer};
 use nextword_eval::{TextReport, TextSettings, TextWindows};
 use nextword_model::{DeviceName, ModelTokens, Transformer};
 use nextword_parallel::Group;
-use nextword_train::evaluate_on_ranks;
+use nextword_train::{check_same_program, evaluate_on_ranks};
 
 use super::{EvalArgs, run_text};
 use crate::exit::usage;
@@ -35,13 +35,15 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Opens the device of this rank, where the user named `device`. Rank 0 prints its name.
+/// Opens the device of this rank, where the user named `device`, if all ranks have the same kind. Rank 0 prints its name.
 pub(super) fn open_device(device: &str, group: &Group) -> anyhow::Result<Device> {
     let own = ranks::own_device(device);
+    let taken = own.parse::<DeviceName>()?.resolve()?;
+    check_same_program(group, &taken.to_string())?;
     if group.is_first() {
         return models::open_and_name_device(&own);
     }
-    Ok(own.parse::<DeviceName>()?.open()?)
+    Ok(taken.open()?)
 }
 
 /// Evaluates `model` on the text in `chunks`, of which each rank computes some batches.

@@ -33,7 +33,8 @@ pub(crate) struct ExplainArgs {
     pub(super) why: Vec<String>,
     /// Apply an edit and show how the next-token probabilities change: head=LAYER.HEAD disables a head
     /// (of an encoder-decoder model also head=encoder.LAYER.HEAD and head=cross.LAYER.HEAD), token=POSITION:TEXT
-    /// replaces a token, embedding=TOKEN.DIM:VALUE sets one element, adapter=X scales what the adapter adds (0: the base model); no-residual, no-positions and no-mask remove a part of the model (repeatable)
+    /// replaces a token, embedding=TOKEN.DIM:VALUE sets one element, adapter=X scales what the adapter adds (0: the
+    /// base model); no-residual, no-positions and no-mask remove a part of the model (repeatable)
     #[arg(long, value_name = "EDIT")]
     pub(super) what_if: Vec<String>,
     /// Show a second prompt beside the first (html)
