@@ -363,6 +363,26 @@ impl QuantizedMatrix {
         Tensor::from_data(data, &device.clone().without_autodiff())
     }
 
+    /// Dequantized values column by column: those of [`dequantize`](Self::dequantize), transposed to `[d_out, d_in]`.
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Distribution, Tensor};
+    /// use nextword_kernels::{Bits, QuantizedMatrix};
+    ///
+    /// let weight = Tensor::<2>::random([64, 3], Distribution::Uniform(-1.0, 1.0), &Device::flex());
+    /// let matrix = QuantizedMatrix::from_weight(weight, Bits::Int8);
+    /// assert_eq!(matrix.dequantize_columns()[64 + 5], matrix.dequantize()[5 * 3 + 1]);
+    /// ```
+    pub fn dequantize_columns(&self) -> Vec<f32> {
+        let [d_in, d_out] = self.shape();
+        let mut values = vec![0.0; d_in * d_out];
+        let columns = values.chunks_exact_mut(d_in.max(1));
+        for (n, column) in columns.enumerate() {
+            self.0.dequantize_column(n, column);
+        }
+        values
+    }
+
     /// Dequantized values, `[d_in, d_out]` in row-major order.
     pub fn dequantize(&self) -> Vec<f32> {
         let [d_in, d_out] = self.shape();

@@ -2,7 +2,6 @@
 
 mod blocks;
 mod config;
-mod dequantize;
 mod file;
 mod header;
 pub(crate) mod import;
