@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 ROOT = Path(__file__).resolve().parent.parent
 BASES = ROOT / "tests" / "fixtures" / "hf"
@@ -72,14 +72,14 @@ CASES = {
     "qwen2_tied_embedding": ("qwen2", {
         "r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "embed_tokens"], "ensure_weight_tying": True,
     }),
+    "bart": ("../architectures/bart/hf", {"r": 2, "lora_alpha": 6, "rank_pattern": {"fc1": 3}}),
 }  # fmt: skip
 
 
 def base_model(name):
     """Load a base model."""
-    return AutoModelForCausalLM.from_pretrained(
-        BASES / name, dtype=torch.float32, attn_implementation="eager"
-    ).eval()
+    kind = AutoModelForSeq2SeqLM if "bart" in name else AutoModelForCausalLM
+    return kind.from_pretrained(BASES / name, dtype=torch.float32, attn_implementation="eager").eval()
 
 
 def randomize(model, seed):
@@ -93,15 +93,32 @@ def randomize(model, seed):
             parameter.data.copy_(noise if is_factor else parameter.data * (1 + noise))
 
 
+def read_inputs(base):
+    """Return the inputs of the base's fixture."""
+    folder = BASES / base
+    return json.loads((folder.parent if "architectures" in base else folder).joinpath("inputs.json").read_text())
+
+
 def make_batch(base):
     """Return the token ids of the base's fixture, and the next ones as targets: half of them ignored."""
-    case = json.loads((BASES / base / "inputs.json").read_text())
+    case = read_inputs(base)
     ids = torch.tensor(case["inputs"]).view(case["batch"], case["seq"])
     targets = torch.full_like(ids, IGNORE)
     targets[:, :-1] = ids[:, 1:]
     targets[0, :4] = IGNORE
     targets[1, :9] = IGNORE
     return ids, targets
+
+
+def compute_logits(model, ids, source):
+    """Return the logits, of a decoder of `ids` after `source` if there is one."""
+    with torch.no_grad():
+        if source is None:
+            return model(input_ids=ids, use_cache=False).logits
+        lengths = torch.tensor(source["lengths"])[:, None]
+        tokens = torch.tensor(source["inputs"]).view(-1, source["seq"])
+        mask = (torch.arange(source["seq"])[None] < lengths).long()
+        return model(input_ids=tokens, attention_mask=mask, decoder_input_ids=ids, use_cache=False).logits
 
 
 def mean_loss(model, ids, targets):
@@ -140,21 +157,21 @@ def make(name, base, settings, seed):
     """Write the fixture `name`."""
     folder = FIXTURES / name
     settings = {"target_modules": "all-linear"} | settings
-    model = get_peft_model(base_model(base), LoraConfig(task_type="CAUSAL_LM", lora_dropout=0.0, **settings))
+    source = read_inputs(base).get("source")
+    task = "SEQ_2_SEQ_LM" if source else "CAUSAL_LM"
+    model = get_peft_model(base_model(base), LoraConfig(task_type=task, lora_dropout=0.0, **settings))
     randomize(model, seed)
     model.eval()  # Dropout and training do not differ here, but PEFT merges nothing in this mode.
     model.save_pretrained(folder)
     (folder / "README.md").unlink()
     config_path = folder / "adapter_config.json"
     config = json.loads(config_path.read_text())
-    config["base_model_name_or_path"] = f"fixtures/{base}"
+    config["base_model_name_or_path"] = f"fixtures/{base.removeprefix('../').removesuffix('/hf')}"
     config["target_modules"] = sorted(config["target_modules"])
     config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
     ids, targets = make_batch(base)
-    with torch.no_grad():
-        logits = model(input_ids=ids, use_cache=False).logits
-    expected = {"logits": logits.contiguous()}
+    expected = {"logits": compute_logits(model, ids, source).contiguous()}
     if name == base:
         gradients, losses = train(model, ids, targets)
         expected |= {"loss": losses[:1].clone(), "losses": losses}
@@ -164,6 +181,8 @@ def make(name, base, settings, seed):
         "base": base, "batch": ids.shape[0], "seq": ids.shape[1],
         "inputs": ids.flatten().tolist(), "targets": targets.flatten().tolist(), "adamw": ADAMW,
     }  # fmt: skip
+    if source:
+        case["source"] = source
     (folder / "case.json").write_text(json.dumps(case) + "\n")
 
 
@@ -189,8 +208,7 @@ def check(name, program, scratch):
         for key, tensor in original.items():
             assert torch.equal(tensor, file[key]), (name, key)
     ids = torch.tensor(case["inputs"]).view(case["batch"], case["seq"])
-    with torch.no_grad():
-        logits = model(input_ids=ids, use_cache=False).logits
+    logits = compute_logits(model, ids, case.get("source"))
     expected = load_file(FIXTURES / name / "expected.safetensors")["logits"]
     worst = (logits - expected).abs().max().item()
     assert worst < 1e-5, (name, worst)

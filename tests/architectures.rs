@@ -43,8 +43,8 @@ struct Inputs {
     source: Option<Source>,
 }
 
-#[derive(Deserialize)]
-struct Source {
+#[derive(Clone, Deserialize)]
+pub(crate) struct Source {
     seq: usize,
     inputs: Vec<u32>,
     lengths: Vec<usize>,
@@ -69,11 +69,17 @@ impl Inputs {
             inputs: self.inputs,
             targets: self.targets,
             mask,
-            source: self.source.map(|source| SourceBatch {
-                seq: source.seq,
-                inputs: source.inputs,
-                lengths: source.lengths,
-            }),
+            source: self.source.map(SourceBatch::from),
+        }
+    }
+}
+
+impl From<Source> for SourceBatch {
+    fn from(source: Source) -> Self {
+        Self {
+            seq: source.seq,
+            inputs: source.inputs,
+            lengths: source.lengths,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor, TensorData};
-use nextword_model::weights::{TensorFile, for_each, to_f32_vec};
+use nextword_model::weights::{TensorFile, for_each, is_in_block, layout, to_f32_vec};
 use nextword_model::{
     Bits, ForwardContext, ModelCard, ModelConfig, ModelDir, Transformer, presets,
 };
@@ -269,18 +269,39 @@ fn quantizing_for_a_text_is_deterministic_and_recorded() {
         )
     };
     let calibrate = ["--calibrate", "text.txt", "--calibration-tokens", "600"];
-    let (plain, _) = quantize("plain", &[]);
+    let (plain, uncalibrated) = quantize("plain", &[]);
     let (first, model) = quantize("first", &calibrate);
     let (second, _) = quantize("second", &calibrate);
     assert!(first == second);
     assert!(first != plain && first.len() == plain.len());
-    let record = model.card.calibrated_on.unwrap();
+    let [before, after] = [&uncalibrated, &model].map(|model| model.open_weights().unwrap());
+    let mut matrices = 0;
+    for (name, shape) in layout(&model.config) {
+        if let [d_in, d_out] = shape[..]
+            && is_in_block(&name)
+        {
+            let [before, after] = [&before, &after].map(|weights| {
+                let matrix = weights.quantized_matrix(&name, [d_in, d_out]);
+                matrix.unwrap().unwrap().dequantize()
+            });
+            assert!(before != after, "{name}");
+            matrices += 1;
+        }
+    }
+    assert!(matrices >= 6 * model.config.n_layers, "{matrices}");
+    let record = model.card.calibrated_on.as_ref().unwrap();
     assert!(
         record.starts_with("text.txt (") && record.ends_with(" tokens)"),
         "{record}"
     );
+    let (_, few) = quantize(
+        "few",
+        &["--calibrate", "text.txt", "--calibration-tokens", "5"],
+    );
+    let record_of_few = few.card.calibrated_on.unwrap();
+    assert_eq!(record_of_few, "text.txt (5 tokens)");
     let inspected = dir.run(&["inspect", "first"]);
-    assert!(String::from_utf8_lossy(&inspected.stdout).contains(&record));
+    assert!(String::from_utf8_lossy(&inspected.stdout).contains(record));
 
     let refused = dir.run(&[
         "quantize",

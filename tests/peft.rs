@@ -6,15 +6,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use nextword_convert::{import, import_peft};
-use nextword_data::TokenBatch;
+use nextword_data::{SourceBatch, TokenBatch};
+use nextword_eval::{batch_context, batch_tokens};
 use nextword_model::weights::{NamedTensors, load_tensors, save_tensors, to_f32_vec};
 use nextword_model::{Adapter, ForwardContext, ModelDir, Transformer};
 use nextword_train::{Optimizer, OptimizerConfig, forward_backward};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::architectures::Source;
 use crate::parity::fixtures as bases;
 use crate::test_dir::{BAD_FILE, TestDir, USAGE};
 use crate::util::{Tolerance, assert_close, copy, devices, flex, root};
@@ -30,6 +32,7 @@ struct Settings {
     seq: usize,
     inputs: Vec<u32>,
     targets: Vec<u32>,
+    source: Option<Source>,
     adamw: AdamW,
 }
 
@@ -96,6 +99,7 @@ impl Case {
             seq: self.settings.seq,
             inputs: self.settings.inputs.clone(),
             targets: self.settings.targets.clone(),
+            source: self.settings.source.clone().map(SourceBatch::from),
             ..TokenBatch::default()
         }
     }
@@ -120,11 +124,9 @@ fn imported_adapters_compute_the_logits_of_peft() {
         for name in names() {
             let case = Case::new(&name);
             let batch = case.batch();
-            let ids: Vec<i32> = batch.inputs.iter().map(|id| id.cast_signed()).collect();
-            let ids = TensorData::new(ids, [batch.batch, batch.seq]);
-            let tokens = Tensor::<2, Int>::from_data(ids, &device);
             let logits = |model: Transformer| {
-                values(model.forward(tokens.clone(), &mut ForwardContext::inference()))
+                let mut ctx = batch_context(ForwardContext::inference(), &batch, &device);
+                values(model.forward(batch_tokens(&batch, &device), &mut ctx))
             };
             let expected = &case.expected["logits"].1;
             let found = logits(case.model(&device));

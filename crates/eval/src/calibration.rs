@@ -7,8 +7,8 @@ use crate::batch::{batch_context, batch_tokens, check_batch};
 use crate::padding::without_padding;
 use crate::{EvalError, EvalProgress};
 
-/// Runs `model` over windows of a text, at most about `max_tokens` tokens that are spread evenly over it, and returns the
-/// mean squares of the inputs of its linear layers, to quantize it for such text
+/// Runs `model` over windows of a text that are spread evenly over it, at most `max_tokens` tokens, but at least one window,
+/// and returns the mean squares of the inputs of its linear layers, to quantize it for such text
 /// ([`Transformer::quantize_for_inputs`]).
 ///
 /// # Errors

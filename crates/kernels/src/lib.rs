@@ -8,7 +8,7 @@
 //! | operation | fast implementation |
 //! |---|---|
 //! | [`linear`], [`linear_table`] | packed SIMD matrix products; matrix-vector products for short sequences |
-//! | [`linear_quantized`], [`embed_quantized`] | products that read 8-bit or 4-bit weights directly |
+//! | [`linear_quantized`], [`embed_quantized`] | products that read weights of 2 to 8 bits directly |
 //! | [`linear_lora`] | a linear layer and its low-rank adapter in one operation |
 //! | [`add_row_updates`] | the updates of several adapters, each for some rows of a batch |
 //! | [`attention`] | grouped-query attention that never stores the scores, for every [`AttentionMask`] |

@@ -48,13 +48,23 @@ pub struct QuantizedMatrix(
 );
 
 impl QuantizedMatrix {
-    /// Returns whether products on `device` read the integers directly. Elsewhere every product
-    /// dequantizes the weight first, so it is better to dequantize it once.
-    pub fn has_native_kernel(device: &Device) -> bool {
+    /// Returns whether products on `device` read the integers of a matrix in `format` directly: on flex those of every
+    /// format, on GPUs those of formats with [`separate_integers`](BlockFormat::separate_integers). Elsewhere every
+    /// product dequantizes the weight first, so it is better to dequantize it once.
+    ///
+    /// ```
+    /// use burn::tensor::Device;
+    /// use nextword_kernels::{BlockFormat, QuantizedMatrix};
+    ///
+    /// assert!(QuantizedMatrix::has_kernel(BlockFormat::Q4_K, &Device::flex()));
+    /// ```
+    pub fn has_kernel(format: BlockFormat, device: &Device) -> bool {
         #[cfg(feature = "gpu")]
         if crate::gpu::is_gpu(device) {
-            return true;
+            return has_gpu_kernel(format);
         }
+        #[cfg(not(feature = "gpu"))]
+        let _ = format;
         crate::is_flex(device)
     }
 
@@ -122,13 +132,7 @@ impl QuantizedMatrix {
     /// Whether the kernels for GPUs support products with `x`.
     #[cfg(feature = "gpu")]
     pub(crate) fn has_gpu_kernel(&self, x: &Tensor<3>) -> bool {
-        self.stays_quantized_on_gpus() && crate::gpu::quantized::supports(x, self.shape())
-    }
-
-    /// Whether the kernels for GPUs read blocks of this format: those of 8 and 4 bits with one scale.
-    #[cfg(feature = "gpu")]
-    fn stays_quantized_on_gpus(&self) -> bool {
-        self.format().separate_integers().is_some()
+        has_gpu_kernel(self.format()) && crate::gpu::quantized::supports(x, self.shape())
     }
 
     /// `activation(x W + bias + residual)` on a GPU.
@@ -146,7 +150,7 @@ impl QuantizedMatrix {
     /// The dequantized values on the GPU of `like`, `[d_out, d_in]`.
     #[cfg(feature = "gpu")]
     pub(crate) fn table_on_gpu(&self, like: &Tensor<3>) -> Tensor<2> {
-        if !self.stays_quantized_on_gpus() {
+        if !has_gpu_kernel(self.format()) {
             return self.to_tensor(&like.device()).transpose();
         }
         crate::gpu::quantized::table(&self.gpu_weight(), like)
@@ -211,12 +215,14 @@ impl QuantizedMatrix {
         self.0.stored_integers()
     }
 
-    /// Returns the scales as in [`from_stored`](Self::from_stored).
+    /// Returns the scales as in [`from_stored`](Self::from_stored); empty for formats without
+    /// [`separate_integers`](BlockFormat::separate_integers).
     pub fn stored_scales(&self) -> Vec<u8> {
         self.0.stored_scales()
     }
 
-    /// Returns the minimums as in [`from_stored`](Self::from_stored).
+    /// Returns the minimums as in [`from_stored`](Self::from_stored); empty for formats without
+    /// [`separate_integers`](BlockFormat::separate_integers) or without minimums.
     pub fn stored_minimums(&self) -> Vec<u8> {
         self.0.stored_minimums()
     }
@@ -357,6 +363,26 @@ impl QuantizedMatrix {
         Tensor::from_data(data, &device.clone().without_autodiff())
     }
 
+    /// Dequantized values column by column: those of [`dequantize`](Self::dequantize), transposed to `[d_out, d_in]`.
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Distribution, Tensor};
+    /// use nextword_kernels::{Bits, QuantizedMatrix};
+    ///
+    /// let weight = Tensor::<2>::random([64, 3], Distribution::Uniform(-1.0, 1.0), &Device::flex());
+    /// let matrix = QuantizedMatrix::from_weight(weight, Bits::Int8);
+    /// assert_eq!(matrix.dequantize_columns()[64 + 5], matrix.dequantize()[5 * 3 + 1]);
+    /// ```
+    pub fn dequantize_columns(&self) -> Vec<f32> {
+        let [d_in, d_out] = self.shape();
+        let mut values = vec![0.0; d_in * d_out];
+        let columns = values.chunks_exact_mut(d_in.max(1));
+        for (n, column) in columns.enumerate() {
+            self.0.dequantize_column(n, column);
+        }
+        values
+    }
+
     /// Dequantized values, `[d_in, d_out]` in row-major order.
     pub fn dequantize(&self) -> Vec<f32> {
         let [d_in, d_out] = self.shape();
@@ -394,7 +420,7 @@ pub fn embed_quantized(table: &QuantizedMatrix, ids: Tensor<2, Int>) -> Tensor<3
     let ([batch, seq], device) = (ids.dims(), ids.device());
     let width = table.shape()[0];
     #[cfg(feature = "gpu")]
-    if crate::gpu::is_gpu(&device) && batch * seq * width > 0 && table.stays_quantized_on_gpus() {
+    if crate::gpu::is_gpu(&device) && batch * seq * width > 0 && has_gpu_kernel(table.format()) {
         return crate::gpu::quantized::embed(&table.gpu_weight(), ids);
     }
     let ids = ids.into_data().convert::<i32>().try_into_vec::<i32>();
@@ -404,6 +430,12 @@ pub fn embed_quantized(table: &QuantizedMatrix, ids: Tensor<2, Int>) -> Tensor<3
         table.0.dequantize_column(id.cast_unsigned() as usize, row);
     }
     Tensor::from_data(TensorData::new(values, [batch, seq, width]), &device)
+}
+
+/// Whether the kernels for GPUs read blocks of this format: those of 8 and 4 bits with one scale.
+#[cfg(feature = "gpu")]
+fn has_gpu_kernel(format: BlockFormat) -> bool {
+    format.separate_integers().is_some()
 }
 
 fn to_f32_vec(tensor: Tensor<2>) -> Vec<f32> {

@@ -160,6 +160,16 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
         }
     }
 
+    /// Passes the input of the linear layer of `hook` to a probe that sees inputs.
+    fn record_input(&mut self, hook: Hook, x: &Tensor<3>) {
+        let site = self.site(hook);
+        if P::SEES_INPUTS
+            && let Some(probe) = &mut self.probe
+        {
+            probe.record_input(site, x);
+        }
+    }
+
     fn site(&self, hook: Hook) -> Site {
         Site {
             layer: self.layer,
@@ -186,12 +196,7 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
 
     /// Applies a linear layer. `hook` is that of its adapter, if it has one.
     pub(crate) fn linear(&mut self, linear: &Linear, hook: Hook, x: Tensor<3>) -> Tensor<3> {
-        let site = self.site(hook);
-        if P::SEES_INPUTS
-            && let Some(probe) = &mut self.probe
-        {
-            probe.record_input(site, &x);
-        }
+        self.record_input(hook, &x);
         let Some(lora) = &linear.lora else {
             return linear.forward_rows(x, &self.row_updates(hook));
         };
@@ -212,6 +217,7 @@ impl<'a, P: Probe> ForwardContext<'a, P> {
         fusion: LinearFusion,
     ) -> Tensor<3> {
         if linear.lora.is_none() && self.row_updates(hook).is_empty() {
+            self.record_input(hook, &x);
             return linear.forward_fused(x, fusion);
         }
         fusion.apply(self.linear(linear, hook, x))

@@ -22,7 +22,7 @@ use crate::{Hook, Probe, Site};
 /// let squares = inputs.mean("blocks.0.attention.query.weight").unwrap();
 /// assert!((squares.iter().sum::<f32>() / squares.len() as f32 - 1.0).abs() < 0.1);
 /// let small = model.quantize_for_inputs(Bits::Int4, Bits::Int8, &inputs);
-/// assert_eq!(small.bits(), Some(Bits::Int4));
+/// assert_eq!(small.bits(), Some(4));
 /// # Ok::<(), nextword_model::ModelError>(())
 /// ```
 #[derive(Clone, Debug, Default)]

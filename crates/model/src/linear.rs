@@ -24,7 +24,7 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// The 8-bit or 4-bit weight of a quantized layer.
+    /// The weight of a quantized layer.
     pub fn quantized(&self) -> Option<&QuantizedMatrix> {
         self.quantized.as_ref()
     }

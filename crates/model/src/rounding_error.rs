@@ -5,7 +5,7 @@ use crate::weights::{param_readers, to_f32_vec};
 
 impl Transformer {
     /// The norm of what quantizing changed in the matrices of the blocks, relative to their own norm: `quantized` is this
-    /// model with weights of 8 or 4 bits. 0 if none of them is quantized.
+    /// quantized model. 0 if none of them is quantized.
     ///
     /// # Example
     ///

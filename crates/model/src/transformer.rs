@@ -58,7 +58,7 @@ pub struct Transformer {
     pub head_transform: Option<HeadTransform>,
     /// The output layer (language-model head).
     pub head: Head,
-    /// The 8-bit or 4-bit token embedding of a quantized model, `[d_model, vocab_size]`. The float
+    /// The token embedding of a quantized model, `[d_model, vocab_size]`. The float
     /// weight is then empty.
     #[module(skip)]
     pub(crate) quantized_embedding: Option<QuantizedMatrix>,
@@ -82,7 +82,7 @@ pub struct Head {
     pub weight: Option<Param<Tensor<2>>>,
     /// `[vocab_size]`.
     pub bias: Option<Param<Tensor<1>>>,
-    /// The 8-bit or 4-bit weight of a quantized model. The float weight is then empty.
+    /// The weight of a quantized model. The float weight is then empty.
     #[module(skip)]
     pub(crate) quantized: Option<QuantizedMatrix>,
 }

@@ -107,10 +107,17 @@ pub(crate) fn write(
                 }
                 dtype.encode(&values)
             }
-            (TensorValues::Blocks(bytes), _) => bytes,
-            (TensorValues::Floats(_), Content::Blocks(_)) => Vec::new(), // Not mixed by the export.
+            (TensorValues::Blocks(bytes), Content::Blocks(_)) => bytes,
+            (TensorValues::Floats(_), Content::Blocks(_))
+            | (TensorValues::Blocks(_), Content::Encoded(_)) => Vec::new(), // Refused below.
         };
-        debug_assert_eq!(bytes.len(), tensor.bytes());
+        if bytes.len() != tensor.bytes() {
+            let (name, found, expected) = (&tensor.name, bytes.len(), tensor.bytes());
+            let problem = format!(
+                "cannot write `{name}`: its values have {found} bytes, but its type and shape {expected}"
+            );
+            return Err(ConvertError::source(to, problem));
+        }
         bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
         file.write_all(&bytes).map_err(io)?;
     }
@@ -201,5 +208,35 @@ impl MetadataValue {
                 out.extend(list.iter().map(|is_on| u8::from(*is_on)));
             }
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tensors_of_another_length_are_errors_and_no_file_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let to = folder.path().join("model.gguf");
+        let write = |info: TensorInfo, values: fn() -> TensorValues| {
+            let result = write(&to, &[], &[info], |_| Ok(values()));
+            result.map_err(|error| error.to_string())
+        };
+        let blocks = || TensorInfo::blocks("a", &[2, 32], TensorType::Q8_0);
+        let floats = || TensorInfo::new("a", &[2, 32], GgufType::Q8_0);
+        for result in [
+            write(blocks(), || TensorValues::Blocks(vec![0; 67])),
+            write(blocks(), || TensorValues::Floats(vec![0.0; 64])),
+            write(floats(), || TensorValues::Blocks(vec![0; 68])),
+            write(floats(), || TensorValues::Floats(vec![0.0; 32])),
+        ] {
+            let error = result.map(drop).unwrap_err();
+            assert!(error.contains("`a`") && error.contains("68"), "{error}");
+            assert!(!to.exists());
+        }
+        write(blocks(), || TensorValues::Blocks(vec![0; 68])).unwrap();
+        assert!(to.exists());
     }
 }

@@ -2,7 +2,6 @@
 
 mod blocks;
 mod config;
-mod dequantize;
 mod file;
 mod header;
 pub(crate) mod import;
@@ -190,10 +189,10 @@ pub fn export_with_embedding(
         let (rows, head_dim) = (mapping.shape[0], config.head_dim());
         if quantized::block_type(mapping, &*weights).is_some() {
             let blocks = quantized::read_blocks(mapping, &*weights)?;
-            return Ok(TensorValues::Blocks(if interleaves {
-                interleave_halves(&blocks, rows, head_dim)
-            } else {
-                blocks
+            return Ok(TensorValues::Blocks(match blocks {
+                Some(blocks) if interleaves => interleave_halves(&blocks, rows, head_dim),
+                Some(blocks) => blocks,
+                None => Vec::new(), // Of another length than the tensor, which is an error.
             }));
         }
         let mut values =

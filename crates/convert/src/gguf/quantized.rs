@@ -38,21 +38,23 @@ pub(crate) fn main_type<'a>(
     main.map(|(dtype, _)| dtype)
 }
 
-/// Returns the blocks of a tensor for which there is a [`block_type`].
+/// Returns the blocks of a tensor for which there is a [`block_type`]; `None` if a matrix has none after all.
 ///
 /// # Errors
 /// Errors from reading the weights.
 pub(crate) fn read_blocks(
     mapping: &TensorMapping,
     weights: &dyn WeightSource,
-) -> Result<Vec<u8>, ConvertError> {
+) -> Result<Option<Vec<u8>>, ConvertError> {
     let d_in = mapping.shape[1];
     let mut ours = Vec::new();
     for (name, shape) in &mapping.ours {
         let d_out = shape.iter().product::<usize>() / d_in.max(1);
         let matrix = weights.quantized_matrix(name, [d_in, d_out])?;
-        let bytes = matrix.and_then(|matrix| matrix.to_gguf());
-        ours.push(bytes.unwrap_or_default()); // `block_type` has found all of them.
+        let Some(bytes) = matrix.and_then(|matrix| matrix.to_gguf()) else {
+            return Ok(None);
+        };
+        ours.push(bytes);
     }
-    Ok(mapping.assemble_rows(ours))
+    Ok(Some(mapping.assemble_rows(ours)))
 }

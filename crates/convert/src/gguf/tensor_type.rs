@@ -1,8 +1,6 @@
 //! Types of tensors in GGUF files: sizes of blocks, and their values.
 
-use nextword_model::BlockFormat;
-
-use super::dequantize as values;
+use nextword_model::{BlockFormat, QuantizedMatrix};
 
 /// The type of a tensor in a file. The values of a block type are in blocks of [`TensorType::block_len`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,8 +19,8 @@ pub(crate) enum TensorType {
     Q4_K,
     Q5_K,
     Q6_K,
-    Iq4Nl,
-    Iq4Xs,
+    IQ4_NL,
+    IQ4_XS,
 }
 
 /// Codes and names of the types that are not supported.
@@ -65,8 +63,8 @@ impl TensorType {
         Self::Q4_K,
         Self::Q5_K,
         Self::Q6_K,
-        Self::Iq4Nl,
-        Self::Iq4Xs,
+        Self::IQ4_NL,
+        Self::IQ4_XS,
     ];
 
     /// The code in the tensor table.
@@ -84,8 +82,8 @@ impl TensorType {
             Self::Q4_K => 12,
             Self::Q5_K => 13,
             Self::Q6_K => 14,
-            Self::Iq4Nl => 20,
-            Self::Iq4Xs => 23,
+            Self::IQ4_NL => 20,
+            Self::IQ4_XS => 23,
             Self::Bf16 => 30,
         }
     }
@@ -106,8 +104,8 @@ impl TensorType {
             Self::Q4_K => "Q4_K",
             Self::Q5_K => "Q5_K",
             Self::Q6_K => "Q6_K",
-            Self::Iq4Nl => "IQ4_NL",
-            Self::Iq4Xs => "IQ4_XS",
+            Self::IQ4_NL => "IQ4_NL",
+            Self::IQ4_XS => "IQ4_XS",
         }
     }
 
@@ -125,29 +123,15 @@ impl TensorType {
 
     /// Values per block.
     pub(crate) fn block_len(self) -> usize {
-        match self {
-            Self::F32 | Self::F16 | Self::Bf16 => 1,
-            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 | Self::Iq4Nl => 32,
-            Self::Q2_K | Self::Q3_K | Self::Q4_K | Self::Q5_K | Self::Q6_K | Self::Iq4Xs => 256,
-        }
+        self.format().map_or(1, BlockFormat::block_len)
     }
 
     /// Bytes per block.
     pub(crate) fn block_bytes(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::F16 | Self::Bf16 => 2,
-            Self::Q4_0 | Self::Iq4Nl => 18,
-            Self::Q4_1 => 20,
-            Self::Q5_0 => 22,
-            Self::Q5_1 => 24,
-            Self::Q8_0 => 34,
-            Self::Q2_K => 84,
-            Self::Q3_K => 110,
-            Self::Q4_K => 144,
-            Self::Q5_K => 176,
-            Self::Q6_K => 210,
-            Self::Iq4Xs => 136,
+        match self.format() {
+            None if self == Self::F32 => 4,
+            None => 2,
+            Some(format) => format.gguf_bytes(format.block_len()).unwrap_or_default(),
         }
     }
 
@@ -178,8 +162,8 @@ impl TensorType {
             Self::Q4_K => 15,
             Self::Q5_K => 17,
             Self::Q6_K => 18,
-            Self::Iq4Nl => 25,
-            Self::Iq4Xs => 30,
+            Self::IQ4_NL => 25,
+            Self::IQ4_XS => 30,
             Self::Bf16 => 32,
         }
     }
@@ -189,22 +173,41 @@ impl TensorType {
     pub(crate) fn dequantize(self, bytes: &[u8], out: &mut Vec<f32>) {
         match self {
             Self::F32 => out.extend(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b))),
-            Self::F16 => out.extend(bytes.as_chunks().0.iter().map(|b| values::f16(*b))),
-            Self::Bf16 => out.extend(bytes.as_chunks().0.iter().map(|b| values::bf16(*b))),
-            Self::Q4_0 => values::blocks(bytes, out, values::q4_0),
-            Self::Q4_1 => values::blocks(bytes, out, values::q4_1),
-            Self::Q5_0 => values::blocks(bytes, out, values::q5_0),
-            Self::Q5_1 => values::blocks(bytes, out, values::q5_1),
-            Self::Q8_0 => values::blocks(bytes, out, values::q8_0),
-            Self::Q2_K => values::blocks(bytes, out, values::q2_k),
-            Self::Q3_K => values::blocks(bytes, out, values::q3_k),
-            Self::Q4_K => values::blocks(bytes, out, values::q4_k),
-            Self::Q5_K => values::blocks(bytes, out, values::q5_k),
-            Self::Q6_K => values::blocks(bytes, out, values::q6_k),
-            Self::Iq4Nl => values::blocks(bytes, out, values::iq4_nl),
-            Self::Iq4Xs => values::blocks(bytes, out, values::iq4_xs),
+            Self::F16 => out.extend(bytes.as_chunks().0.iter().map(|b| f16(*b))),
+            Self::Bf16 => out.extend(bytes.as_chunks().0.iter().map(|b| bf16(*b))),
+            _ => out.extend(self.block_values(bytes)),
         }
     }
+
+    /// The values of whole blocks: a matrix of which each column is one block.
+    fn block_values(self, bytes: &[u8]) -> Vec<f32> {
+        let count = bytes.len() / self.block_bytes().max(1);
+        let whole = &bytes[..count * self.block_bytes()];
+        let matrix = self.format().and_then(|format| {
+            QuantizedMatrix::from_gguf([self.block_len(), count], format, whole)
+        });
+        matrix.map_or_else(Vec::new, |matrix| matrix.dequantize_columns())
+    }
+}
+
+/// The smallest positive number of half precision, 2^-24.
+const SUBNORMAL: f32 = 1.0 / (1 << 24) as f32;
+
+/// Widens half precision.
+fn f16(bytes: [u8; 2]) -> f32 {
+    let bits = u32::from(u16::from_le_bytes(bytes));
+    let (sign, exponent, mantissa) = (bits >> 15 << 31, bits >> 10 & 31, bits & 1023);
+    let magnitude = match exponent {
+        0 => return f32::from_bits(sign | (mantissa as f32 * SUBNORMAL).to_bits()),
+        31 => 255 << 23,
+        _ => (exponent + 112) << 23,
+    };
+    f32::from_bits(sign | magnitude | mantissa << 13)
+}
+
+/// Widens bf16.
+fn bf16(bytes: [u8; 2]) -> f32 {
+    f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16)
 }
 
 #[cfg(test)]

@@ -108,8 +108,12 @@ impl PeftConfig {
 
     /// The factor that the output of an adapter of rank `rank` is multiplied with.
     pub(super) fn scale(&self, module: &str, rank: usize) -> f32 {
+        self.scale_of_rank(module, rank as f64)
+    }
+
+    /// [`scale`](Self::scale) for a rank as the file gives it.
+    pub(super) fn scale_of_rank(&self, module: &str, rank: f64) -> f32 {
         let alpha = self.alphas.find(module).unwrap_or(self.alpha);
-        let rank = rank as f64;
         let divisor = if self.use_rslora { rank.sqrt() } else { rank };
         (alpha / divisor) as f32
     }

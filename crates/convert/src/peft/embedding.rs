@@ -22,13 +22,8 @@ pub(super) fn read(
 ) -> Result<BTreeMap<String, SavedTensor>, ConvertError> {
     let mut sums = BTreeMap::new();
     if base.config.tied_head && !updates.is_empty() {
-        let mut tables = updates.iter().filter(|(module, _)| *module != head);
-        check_tied(
-            reader,
-            tables.next().map(|(_, table)| table),
-            updates.get(head),
-            head,
-        )?;
+        let table = updates.iter().find(|(module, _)| *module != head);
+        check_tied(reader, table, updates.get(head), head)?;
     }
     for (module, update) in updates {
         if !(base.config.tied_head && module == head) {
@@ -38,16 +33,29 @@ pub(super) fn read(
     Ok(sums)
 }
 
-/// Checks that the updates of the embedding and of the output layer `head`, which the base ties to it, are the same.
+/// Checks that the updates of the embedding, a module with its update, and of the output layer `head`, which the base
+/// ties to it, are the same.
 fn check_tied(
     reader: &mut Reader<'_>,
-    table: Option<&Update>,
+    table: Option<(&String, &Update)>,
     update: Option<&Update>,
     head: &str,
 ) -> Result<(), ConvertError> {
+    if let Some(update) = update {
+        let unused = [&update.magnitude, &update.embedding_a, &update.embedding_b];
+        for unused in unused.into_iter().flatten() {
+            reader.problems.push(format!("  unused: `{unused}`"));
+        }
+    }
+    // PEFT takes rank and scale of a tied output layer from the settings for its own name.
+    let scale = |module: &str| {
+        let rank = reader.config.rank(module);
+        reader.config.scale_of_rank(module, rank).to_bits()
+    };
     let is_tied = match (table, update) {
+        (Some((table, _)), _) if scale(table) != scale(head) => false,
         (Some(_), None) => reader.config.ties_weights,
-        (Some(table), Some(update)) => {
+        (Some((_, table)), Some(update)) => {
             is_transposed(reader.file, table.embedding_b.as_ref(), update.a.as_ref())?
                 && is_transposed(reader.file, table.embedding_a.as_ref(), update.b.as_ref())?
                 && is_equal(reader.file, table.base.as_ref(), update.base.as_ref())?
@@ -118,14 +126,25 @@ fn read_sum(
     }
     // A weight in the file replaces that of the base when PEFT loads it.
     let mut values = match &update.base {
-        Some(weight) => mapping.extract(&name, reader.file.values(weight)?),
+        Some(weight) => mapping.extract(&name, finite_values(reader, weight)?),
         None => base_values(&*base.open_weights()?, &name, &shape)?,
     };
-    let values_of_factors = [reader.file.values(a)?, reader.file.values(b)?];
+    let factors = [finite_values(reader, a)?, finite_values(reader, b)?];
     let scale = reader.config.scale(module, rank);
-    add_product(&mut values, &values_of_factors, rank, scale);
-    reader.check_finite(a, &values);
+    add_product(&mut values, &factors, rank, scale);
+    if reader.problems.is_empty() && !values.iter().all(|value| value.is_finite()) {
+        let line =
+            format!("  the sum of `{module}.weight` and its update contains NaN or infinity");
+        reader.problems.push_kind(Kind::NotFinite, line);
+    }
     Ok(Some((name, SavedTensor { shape, values })))
+}
+
+/// The values of the tensor `name`, which are a problem unless all are finite.
+fn finite_values(reader: &mut Reader<'_>, name: &str) -> Result<Vec<f32>, ConvertError> {
+    let values = reader.file.values(name)?;
+    reader.check_finite(name, &values);
+    Ok(values)
 }
 
 /// The weight of `module` and the names of the factors A, `[rank, n]`, and B, `[m, rank]`, of the update of ours, `[n, m]`.

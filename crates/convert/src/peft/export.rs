@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use nextword_model::weights::{NamedTensors, save_tensors};
+use nextword_model::weights::{NamedTensors, is_in_block, save_tensors};
 use nextword_model::{
     Adapter, AdapterDir, LowRank, ModelDir, write_atomically, write_chat_templates,
 };
@@ -11,6 +11,7 @@ use nextword_model::{
 use super::config::CONFIG;
 use super::import::TENSORS;
 use super::keys::PREFIX;
+use super::reader::TABLE;
 use super::write_config::{self, Written};
 use crate::error::join_some;
 use crate::folder::check_adapter_destination;
@@ -91,6 +92,13 @@ pub fn export_with_base_name(
             problem: "it has no low-rank updates".to_string(),
         });
     }
+    if base.config.has_encoder() && adapter.saved.contains_key(TABLE) {
+        return Err(ConvertError::InexpressibleAdapter {
+            format: "PEFT",
+            problem: "it has a full copy of the token embedding, which is several modules of the base in `transformers`"
+                .to_string(),
+        });
+    }
     let mut tensors = NamedTensors::new();
     for (module, (mapping, update)) in &updates {
         add_update(&mut tensors, module, mapping, update);
@@ -111,6 +119,7 @@ pub fn export_with_base_name(
     }
     let written = Written {
         config: &adapter.config,
+        architecture: base.config.architecture,
         base: base_name.to_string(),
         updates: updates
             .iter()
@@ -181,15 +190,14 @@ fn add_update(
 fn matrices(mappings: &[TensorMapping]) -> Vec<&str> {
     let matrices = mappings
         .iter()
-        .filter(|mapping| mapping.shape.len() == 2 && mapping.ours[0].0.starts_with("blocks."));
+        .filter(|mapping| mapping.shape.len() == 2 && is_in_block(&mapping.ours[0].0));
     matrices
         .filter_map(|mapping| mapping.name.strip_suffix(".weight"))
         .collect()
 }
 
 fn is_table(mapping: &TensorMapping, module: &str) -> bool {
-    mapping.ours[0].0 == "token_embedding.weight"
-        && mapping.name.strip_suffix(".weight") == Some(module)
+    mapping.ours[0].0 == TABLE && mapping.name.strip_suffix(".weight") == Some(module)
 }
 
 /// Full copies of foreign parameters.

@@ -117,7 +117,12 @@ fn read(from: &Path, base: &ModelDir) -> Result<(&'static str, Adapter), Convert
     let mut outside = BTreeMap::new();
     for (module, update) in updates {
         if reader.is_outside_blocks(&module) || base.config.tied_head && module == head {
-            outside.insert(module, update);
+            if base.config.has_encoder() {
+                // Embedding and output layer are several modules there, of which PEFT adapts one.
+                reader.refuse_module(&module);
+            } else {
+                outside.insert(module, update);
+            }
             continue;
         }
         if let Some((mapping, update)) = reader.read_update(&module, &update)? {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use nextword_model::weights::TensorFile;
+use nextword_model::weights::{TensorFile, is_in_block};
 
 use super::config::{CONFIG, PeftConfig};
 use super::keys::{self, Key};
@@ -155,19 +155,24 @@ impl Reader<'_> {
         let (ours, shape) = mapping
             .map(|mapping| mapping.ours[0].clone())
             .unwrap_or_default();
-        if shape.len() == 2 && ours.starts_with("blocks.") {
+        if shape.len() == 2 && is_in_block(&ours) {
             return mapping.cloned();
         }
-        let line = if mapping.is_some() {
+        self.refuse_module(module);
+        None
+    }
+
+    /// Adds the problem that `module` is adapted.
+    pub(super) fn refuse_module(&mut self, module: &str) {
+        let line = if self.mappings.contains_key(&format!("{module}.weight")) {
             format!(
-                "  `{module}` is adapted, but nextword supports only adapters of attention and feed-forward; hint: \
-                 merge the adapter with PEFT"
+                "  `{module}` is adapted, but nextword supports only adapters of attention and feed-forward, and in decoders \
+                 of token embedding and output layer; hint: merge the adapter with PEFT"
             )
         } else {
             format!("  `{module}` is adapted, but the base model has no such module")
         };
         self.problems.push_kind(Kind::Module, line);
-        None
     }
 
     /// The rank of the factor `a` of `module`; 0 if it is not a matrix.

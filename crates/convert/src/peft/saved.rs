@@ -6,6 +6,7 @@ use nextword_model::weights::{TensorFile, layout};
 use nextword_model::{ModelConfig, SavedTensor};
 
 use super::problems::{Kind, Problems};
+use super::reader::TABLE;
 use crate::ConvertError;
 use crate::mapping::TensorMapping;
 
@@ -16,8 +17,6 @@ pub(super) struct Names {
     /// Whether a tied output layer has the values of a trained token embedding.
     pub(super) ties_weights: bool,
 }
-
-const TABLE: &str = "token_embedding.weight";
 
 /// Reads the copies of `parameters`, names in the base model with those in the file. Adds to `problems`.
 pub(super) fn read(
@@ -38,7 +37,13 @@ pub(super) fn read(
             problems.push(format!("  `{name}` is not a parameter of the base model"));
             continue;
         };
-        if let Some(problem) = problem(mapping, &layout, file.shape(name)) {
+        let is_shared = config.has_encoder() && mapping.ours[0].0 == TABLE;
+        if is_shared {
+            problems.push(format!(
+                "  `{name}` is a full copy of an embedding that several modules of the base share, which nextword does not \
+                 support; hint: merge the adapter with PEFT"
+            ));
+        } else if let Some(problem) = problem(mapping, &layout, file.shape(name)) {
             problems.push(format!("  `{name}` {problem}"));
         }
         found.push((mapping, name));

@@ -39,6 +39,7 @@ pub(super) fn settings(adapter: &Adapter, config: &PeftConfig, base: &ModelConfi
 }
 
 fn layer(module: &str) -> Option<usize> {
+    let module = module.strip_prefix("encoder.").unwrap_or(module);
     module
         .strip_prefix("blocks.")?
         .split('.')

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nextword_model::{LoraConfig, ModelCard};
+use nextword_model::{Architecture, LoraConfig, ModelCard};
 use serde_json::{Map, Value, json};
 
 use crate::low_rank::{ForeignLowRank, alpha};
@@ -10,6 +10,8 @@ use crate::low_rank::{ForeignLowRank, alpha};
 /// What an exported adapter consists of.
 pub(super) struct Written<'a> {
     pub(super) config: &'a LoraConfig,
+    /// That of the base model.
+    pub(super) architecture: Architecture,
     /// The name of the base model.
     pub(super) base: String,
     /// By module.
@@ -63,6 +65,35 @@ impl Written<'_> {
     }
 }
 
+/// What a model of one architecture is for, in the names of the Python packages.
+struct Task {
+    /// The task type of PEFT, if it has one.
+    peft: Option<&'static str>,
+    /// The class of `transformers`.
+    class: &'static str,
+    /// The pipeline of the Hugging Face Hub.
+    pipeline: &'static str,
+}
+
+fn task(architecture: Architecture) -> Task {
+    let (peft, class, pipeline) = match architecture {
+        Architecture::Decoder | Architecture::Prefix => {
+            (Some("CAUSAL_LM"), "AutoModelForCausalLM", "text-generation")
+        }
+        Architecture::Encoder => (None, "AutoModelForMaskedLM", "fill-mask"),
+        Architecture::EncoderDecoder => (
+            Some("SEQ_2_SEQ_LM"),
+            "AutoModelForSeq2SeqLM",
+            "text2text-generation",
+        ),
+    };
+    Task {
+        peft,
+        class,
+        pipeline,
+    }
+}
+
 /// The content of `adapter_config.json`.
 pub(super) fn config(written: &Written) -> Value {
     let (rank, ranks) = default_and_patterns(&written.ranks(), &written.matrices);
@@ -77,7 +108,7 @@ pub(super) fn config(written: &Written) -> Value {
         "lora_alpha": alpha.unwrap_or(json!(written.config.alpha)), "lora_dropout": written.config.dropout,
         "modules_to_save": saved, "peft_type": "LORA",
         "r": rank.unwrap_or(json!(written.config.rank)), "rank_pattern": ranks, "revision": null,
-        "target_modules": target_modules(&adapted, &written.matrices), "task_type": "CAUSAL_LM",
+        "target_modules": target_modules(&adapted, &written.matrices), "task_type": task(written.architecture).peft,
         "use_dora": written.has_magnitudes(), "use_rslora": written.config.use_rslora,
     });
     if written.ties_weights {
@@ -135,9 +166,15 @@ fn ends<'a>(module: &'a str, matrices: &[&str]) -> Vec<&'a str> {
         Some(&module[start + 1..])
     };
     let (one, two) = (end(1), end(2));
+    // The number of a layer is no part of a kind.
+    let parent = |name: &str| -> Option<String> {
+        let parent = name.rsplit('.').nth(1)?;
+        let is_number = parent.bytes().all(|byte| byte.is_ascii_digit());
+        (!is_number).then(|| parent.to_string())
+    };
     let is_kind = |one: &&str| {
         let mut selected = matrices.iter().filter(|name| is_end(one, name));
-        two.is_some_and(|two| selected.all(|name| is_end(two, name)))
+        selected.all(|name| parent(name) == parent(module))
     };
     one.filter(is_kind).into_iter().chain(two).collect()
 }
@@ -167,11 +204,14 @@ pub(super) fn readme(written: &Written, card: &ModelCard) -> String {
     } else {
         "LoRA"
     };
+    let Task {
+        class, pipeline, ..
+    } = task(written.architecture);
     format!(
-        "---\nbase_model: {base}\nlibrary_name: peft\npipeline_tag: text-generation\ntags:\n- lora\n---\n\n\
+        "---\nbase_model: {base}\nlibrary_name: peft\npipeline_tag: {pipeline}\ntags:\n- lora\n---\n\n\
          # {name}\n\nA {kind} adapter of {} (rank {}), exported by nextword {}.\n\n```python\n\
-         from peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n\
-         model = AutoModelForCausalLM.from_pretrained({base})\n\
+         from peft import PeftModel\nfrom transformers import {class}\n\n\
+         model = {class}.from_pretrained({base})\n\
          model = PeftModel.from_pretrained(model, \"PATH\")\n```\n",
         written.base,
         ranks.join(", "),

@@ -20,7 +20,7 @@ pub enum OutputWeight {
     Matrix(Tensor<2>),
     /// An embedding table, `[vocab, d_model]`.
     Table(Tensor<2>),
-    /// `[d_model, vocab]` in 8 or 4 bits. It has no gradient of its own.
+    /// `[d_model, vocab]` in 2 to 8 bits. It has no gradient of its own.
     Quantized(QuantizedMatrix),
 }
 

@@ -27,7 +27,7 @@ pub struct RowUpdate {
 pub enum LinearWeight {
     /// `[d_in, d_out]`.
     Matrix(Tensor<2>),
-    /// `[d_in, d_out]` in 8 or 4 bits. It has no gradient.
+    /// `[d_in, d_out]` in 2 to 8 bits. It has no gradient.
     Quantized(QuantizedMatrix),
 }
 

@@ -149,7 +149,7 @@ pub(crate) fn matrix_format(file: &TensorFile, name: &str) -> Option<BlockFormat
 }
 
 /// Loads the model of `config` on `device` with the weights of `source`, whose names and shapes were
-/// compared with `config`. Devices other than flex get dequantized weights.
+/// compared with `config`. A matrix whose format has no kernel on `device` ([`QuantizedMatrix::has_kernel`]) is dequantized.
 ///
 /// # Errors
 /// See [`weights::load`].
@@ -159,11 +159,12 @@ pub(crate) fn load(
     device: &Device,
 ) -> Result<Transformer, ModelError> {
     let mut model = config.build(device)?;
-    let stays_quantized = QuantizedMatrix::has_native_kernel(device);
+    let stays_quantized =
+        |matrix: &QuantizedMatrix| QuantizedMatrix::has_kernel(matrix.format(), device);
     let embedding = [config.d_model, config.vocab_size];
     let mut loaded = HashSet::new();
     if let Some(table) = source.quantized_matrix(TABLE, embedding)? {
-        if stays_quantized {
+        if stays_quantized(&table) {
             model.quantized_embedding = Some(table);
             model.token_embedding.weight = empty_param(device);
         } else {
@@ -174,7 +175,7 @@ pub(crate) fn load(
     if model.head.weight.is_some()
         && let Some(head) = source.quantized_matrix(HEAD, embedding)?
     {
-        if stays_quantized {
+        if stays_quantized(&head) {
             model.head.quantized = Some(head);
             model.head.weight = Some(empty_param(device));
         } else {
@@ -184,7 +185,7 @@ pub(crate) fn load(
     }
     for (name, linear) in model.linears_mut() {
         if let Some(weight) = source.quantized_matrix(&name, linear.shape())? {
-            if stays_quantized {
+            if stays_quantized(&weight) {
                 linear.set_quantized(weight);
             } else {
                 linear.weight = dequantize(&weight, device, false);

@@ -105,7 +105,8 @@ impl TensorFile {
 
     /// Opens the file as [`open`](Self::open) and maps it into memory, as long as this or a tensor of it exists.
     ///
-    /// Pages are read when they are first used, shared with other processes that map the file, and can be dropped by
+    /// Pages are read ahead where the system follows that advice (`madvise`), and otherwise when they are first used. They
+    /// are shared with other processes that map the file, and can be dropped by
     /// the system without being written anywhere. The file must not change meanwhile: values would change with it, and
     /// if it becomes shorter, the system ends the process (SIGBUS). To replace it by renaming another one is safe.
     ///

@@ -23,7 +23,7 @@ pub use source::WeightSource;
 pub use write::{FloatType, save, save_tensors, save_tensors_with, write_tensors};
 pub(crate) use write::{TensorSpec, Values, write_file};
 
-use crate::{ModelConfig, ModelError, QuantizedMatrix, Transformer, quantize};
+use crate::{ModelConfig, ModelError, Transformer, quantize};
 
 /// Calls `visit` with the name and values of every parameter, in module order, also those of an adapter.
 pub fn for_each(model: &Transformer, visit: impl FnMut(&str, TensorData)) {
@@ -128,7 +128,7 @@ pub fn load_mapped(
     path: &Path,
     device: &Device,
 ) -> Result<Transformer, ModelError> {
-    let file = if QuantizedMatrix::has_native_kernel(device) {
+    let file = if nextword_kernels::is_flex(device) {
         TensorFile::open_mapped(path)?
     } else {
         TensorFile::open(path)? // Other devices have their own copy.

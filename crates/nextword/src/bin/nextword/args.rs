@@ -77,6 +77,11 @@ impl MappingArgs {
     pub(crate) fn apply(self, model: ModelDir) -> ModelDir {
         model.with_mapping(!self.no_mmap)
     }
+
+    /// The option, for a command that this one starts.
+    pub(crate) fn option(self) -> Option<&'static str> {
+        self.no_mmap.then_some("--no-mmap")
+    }
 }
 
 /// Temperature and filters of the commands that are not greedy by default.
@@ -120,11 +125,13 @@ pub(crate) struct DecodingArgs {
 }
 
 impl DecodingArgs {
-    /// Makes `generator` decode as the arguments say. A draft model is loaded onto `device`.
+    /// Makes `generator` decode as the arguments say. A draft model is loaded onto `device`, with weights as `mapping`
+    /// says.
     pub(crate) fn apply(
         &self,
         generator: TextGenerator,
         device: &Device,
+        mapping: MappingArgs,
     ) -> anyhow::Result<TextGenerator> {
         let generator = match self.kv_bits {
             8 => generator.with_cache_precision(CachePrecision::Int8),
@@ -136,7 +143,7 @@ impl DecodingArgs {
         let Some(path) = &self.draft else {
             return Ok(generator);
         };
-        let draft = TextGenerator::open(&models::open(path, false)?.with_mapping(true), device)?;
+        let draft = TextGenerator::open(&mapping.apply(models::open(path, false)?), device)?;
         Ok(generator.with_draft(&draft, DRAFT_TOKENS)?)
     }
 }

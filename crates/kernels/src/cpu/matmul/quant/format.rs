@@ -66,12 +66,12 @@ pub enum BlockFormat {
     /// `scale * s * (q - 32)` for `q` from 0 to 63; `s` has 8 bits for 16 values, with a sign.
     Q6_K,
     /// `scale * t[q]` for `q` from 0 to 15, a table `t` of 8-bit integers and an f16 scale.
-    Iq4Nl,
-    /// `scale * s * t[q]` as in [`Iq4Nl`](Self::Iq4Nl); `s` has 6 bits for 32 values, with a sign.
-    Iq4Xs,
+    IQ4_NL,
+    /// `scale * s * t[q]` as in [`IQ4_NL`](Self::IQ4_NL); `s` has 6 bits for 32 values, with a sign.
+    IQ4_XS,
 }
 
-/// The integers that the 4 bits of `Iq4Nl` and `Iq4Xs` select, plus 128.
+/// The integers that the 4 bits of `IQ4_NL` and `IQ4_XS` select, plus 128.
 pub(crate) const NONLINEAR: [u8; 16] = [
     1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241,
 ];
@@ -91,8 +91,8 @@ impl BlockFormat {
         Self::Q4_K,
         Self::Q5_K,
         Self::Q6_K,
-        Self::Iq4Nl,
-        Self::Iq4Xs,
+        Self::IQ4_NL,
+        Self::IQ4_XS,
     ];
 
     /// Width of the integers in bits.
@@ -101,9 +101,12 @@ impl BlockFormat {
             Self::Symmetric8 | Self::Q8_0 => 8,
             Self::Q6_K => 6,
             Self::Q5_0 | Self::Q5_1 | Self::Q5_K => 5,
-            Self::Symmetric4 | Self::Q4_0 | Self::Q4_1 | Self::Q4_K | Self::Iq4Nl | Self::Iq4Xs => {
-                4
-            }
+            Self::Symmetric4
+            | Self::Q4_0
+            | Self::Q4_1
+            | Self::Q4_K
+            | Self::IQ4_NL
+            | Self::IQ4_XS => 4,
             Self::Q3_K => 3,
             Self::Q2_K => 2,
         }
@@ -124,8 +127,8 @@ impl BlockFormat {
             Self::Q4_K => "Q4_K",
             Self::Q5_K => "Q5_K",
             Self::Q6_K => "Q6_K",
-            Self::Iq4Nl => "IQ4_NL",
-            Self::Iq4Xs => "IQ4_XS",
+            Self::IQ4_NL => "IQ4_NL",
+            Self::IQ4_XS => "IQ4_XS",
         }
     }
 
@@ -169,13 +172,13 @@ impl BlockFormat {
 
     /// Whether integers select values of [`NONLINEAR`].
     pub(crate) fn has_table(self) -> bool {
-        matches!(self, Self::Iq4Nl | Self::Iq4Xs)
+        matches!(self, Self::IQ4_NL | Self::IQ4_XS)
     }
 
     /// Returns the number of blocks of 32 values that have the same scale and minimum.
     pub(crate) fn blocks_per_scale(self) -> usize {
         match self {
-            Self::Q2_K | Self::Q3_K | Self::Q4_K | Self::Q5_K | Self::Q6_K | Self::Iq4Xs => 8,
+            Self::Q2_K | Self::Q3_K | Self::Q4_K | Self::Q5_K | Self::Q6_K | Self::IQ4_XS => 8,
             _ => 1,
         }
     }
@@ -209,7 +212,7 @@ impl BlockFormat {
     /// dot products take one unsigned operand. For formats with a table, these are its values.
     pub(crate) fn offset(self) -> i32 {
         match self {
-            Self::Symmetric8 | Self::Q8_0 | Self::Iq4Nl | Self::Iq4Xs => 128,
+            Self::Symmetric8 | Self::Q8_0 | Self::IQ4_NL | Self::IQ4_XS => 128,
             Self::Q6_K => 32,
             Self::Q5_0 => 16,
             Self::Symmetric4 | Self::Q4_0 => 8,

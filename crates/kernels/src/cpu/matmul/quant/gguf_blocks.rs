@@ -59,7 +59,7 @@ impl BlockFormat {
         Some(match self {
             Self::Symmetric8 | Self::Symmetric4 => return None,
             Self::Q8_0 => 34,
-            Self::Q4_0 | Self::Iq4Nl => 18,
+            Self::Q4_0 | Self::IQ4_NL => 18,
             Self::Q4_1 => 20,
             Self::Q5_0 => 22,
             Self::Q5_1 => 24,
@@ -68,7 +68,7 @@ impl BlockFormat {
             Self::Q4_K => 144,
             Self::Q5_K => 176,
             Self::Q6_K => 210,
-            Self::Iq4Xs => 136,
+            Self::IQ4_XS => 136,
         })
     }
 
@@ -106,7 +106,7 @@ impl BlockFormat {
         let pairs = |first| bytes(first + 32 * (b / 4), 2 * (b % 4));
         match self {
             Self::Symmetric8 | Self::Q8_0 => (bytes(2, 0), None, 8),
-            Self::Symmetric4 | Self::Q4_0 | Self::Iq4Nl => (halves(2), None, 4),
+            Self::Symmetric4 | Self::Q4_0 | Self::IQ4_NL => (halves(2), None, 4),
             Self::Q4_1 => (halves(4), None, 4),
             Self::Q5_0 => (halves(6), Some(BitField::Bits { first: 2 }), 4),
             Self::Q5_1 => (halves(8), Some(BitField::Bits { first: 4 }), 4),
@@ -119,7 +119,7 @@ impl BlockFormat {
                 let low = bytes(64 * (b / 4) + 32 * (b % 2), b % 4 / 2 * 4);
                 (low, Some(pairs(128)), 4)
             }
-            Self::Iq4Xs => (halves(8 + 16 * b), None, 4),
+            Self::IQ4_XS => (halves(8 + 16 * b), None, 4),
         }
     }
 
@@ -143,7 +143,7 @@ impl BlockFormat {
                 [minus_32(low, packed[8 + at % 4] >> (2 * (at / 4))), 0]
             }
             Self::Q2_K => [(bytes[at] & 15) as i8, (bytes[at] >> 4) as i8],
-            Self::Iq4Xs => {
+            Self::IQ4_XS => {
                 let low = bytes[4 + at / 2] >> (4 * (at % 2));
                 [minus_32(low, bytes[2 + at / 4] >> (2 * (at % 4))), 0]
             }
@@ -172,7 +172,7 @@ impl BlockFormat {
                 bytes[104 + at % 4] |= (bits >> 4) << (2 * (at / 4));
             }
             Self::Q2_K => bytes[at] = scale | minimum << 4,
-            Self::Iq4Xs => {
+            Self::IQ4_XS => {
                 let bits = scale.wrapping_add(32);
                 bytes[4 + at / 2] |= (bits & 15) << (4 * (at % 2));
                 bytes[2 + at / 4] |= (bits >> 4) << (2 * (at % 4));

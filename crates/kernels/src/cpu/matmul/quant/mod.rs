@@ -161,8 +161,9 @@ impl QuantMatrix {
         })
     }
 
-    /// Creates a matrix whose panels `fill` fills, on all cores. It gets the panel's first column. The
-    /// integers are zero before.
+    /// Creates a matrix whose panels `fill` fills, on all cores. It gets the panel's first column.
+    /// Before, all integers stand for 0 (in formats with a minimum, they are 0), which they remain where the last block is
+    /// beyond `k`.
     ///
     /// Each task writes to its panel first, so that the operating system prepares the memory on all cores, too.
     fn build(

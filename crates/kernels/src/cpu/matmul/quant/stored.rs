@@ -102,20 +102,20 @@ impl QuantMatrix {
         stored
     }
 
-    /// Returns the scales as they are stored in a file.
+    /// Returns the scales as they are stored in a file; empty if the integers are not stored apart.
     pub(crate) fn stored_scales(&self) -> Vec<u8> {
         self.stored_halves(&self.scales)
     }
 
-    /// Returns the minimums as they are stored in a file; empty if the format has none.
+    /// Returns the minimums as they are stored in a file; empty if the format has none or the integers are not stored apart.
     pub(crate) fn stored_minimums(&self) -> Vec<u8> {
-        if self.minimums.is_empty() {
-            return Vec::new();
-        }
         self.stored_halves(&self.minimums)
     }
 
     fn stored_halves(&self, halves: &[[u16; PANEL]]) -> Vec<u8> {
+        if halves.is_empty() || self.format.separate_integers().is_none() {
+            return Vec::new(); // Other formats have one scale for several blocks.
+        }
         let blocks = self.blocks();
         let column = |j: usize| {
             (0..blocks).flat_map(move |b| halves[j / PANEL * blocks + b][j % PANEL].to_le_bytes())
@@ -273,6 +273,14 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn matrices_whose_integers_are_not_stored_apart_have_no_stored_parts() {
+        let block = [0; 144];
+        let w = QuantMatrix::from_gguf((256, 1), BlockFormat::Q4_K, &block).unwrap();
+        assert!(w.stored_integers().is_empty());
+        assert!(w.stored_scales().is_empty() && w.stored_minimums().is_empty());
     }
 
     #[test]

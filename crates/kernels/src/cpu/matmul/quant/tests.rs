@@ -254,24 +254,45 @@ fn products_of_random_shapes_have_the_same_bits_at_every_isa() {
 /// All products of a block are as large as they can be, and have the same sign.
 #[test]
 fn sums_of_the_largest_integers_do_not_overflow() {
-    for format in [BlockFormat::Q8_0, BlockFormat::Q4_0, BlockFormat::Q4_1] {
-        // -128, -8 and 15.
-        let largest = match format {
-            BlockFormat::Q8_0 => 0x80,
-            BlockFormat::Q4_1 => 0xff,
-            _ => 0x00,
+    for format in BlockFormat::ALL {
+        let Some(size) = format.gguf_block_bytes() else {
+            continue;
         };
-        let mut block = burn::tensor::f16::from_f32(1.0).to_le_bytes().to_vec();
-        let size = format.gguf_block_bytes().unwrap_or_default();
-        block.resize(if format.has_minimum() { 4 } else { 2 }, 0);
-        block.resize(size, largest);
-        let q = QuantMatrix::from_gguf((BLOCK, 3), format, &block.repeat(3));
+        let (byte, largest) = match format {
+            BlockFormat::Q8_0 => (0x80, -128.0),
+            BlockFormat::Q4_0 => (0x00, -8.0),
+            BlockFormat::Q5_0 => (0x00, -16.0),
+            BlockFormat::Q4_1 => (0xff, 15.0),
+            BlockFormat::Q5_1 => (0xff, 31.0),
+            BlockFormat::Q2_K => (0xff, 15.0 * 3.0),
+            BlockFormat::Q3_K => (0x00, -32.0 * -4.0),
+            BlockFormat::Q4_K => (0xff, 63.0 * 15.0),
+            BlockFormat::Q5_K => (0xff, 63.0 * 31.0),
+            BlockFormat::Q6_K => (0x00, -128.0 * -32.0),
+            BlockFormat::IQ4_NL => (0x00, -127.0),
+            BlockFormat::IQ4_XS => (0x00, -32.0 * -127.0),
+            BlockFormat::Symmetric8 | BlockFormat::Symmetric4 => unreachable!("not of GGUF"),
+        };
+        let mut block = vec![byte; size];
+        if format == BlockFormat::Q6_K {
+            block[192..208].fill(0x80);
+        }
+        let (scale, minimum) = format.halves();
+        block[scale..scale + 2].copy_from_slice(&burn::tensor::f16::ONE.to_le_bytes());
+        if let Some(at) = minimum {
+            block[at..at + 2].fill(0);
+        }
+        let k = format.block_len();
+        let q = QuantMatrix::from_gguf((k, 3), format, &block.repeat(3));
         let q = q.unwrap_or_else(|| unreachable!("the lengths match"));
-        let want = BLOCK as f32 * q.value(0, 0);
+        for value in dequantized(&q) {
+            assert_eq!(value.to_bits(), f32::to_bits(largest), "{format:?}");
+        }
+        let want = k as f32 * largest;
         for (isa, rows) in Isa::available().flat_map(|isa| [(isa, 1), (isa, 9)]) {
             let options = MatvecOptions { bias: None, isa };
             for sign in [1.0, -1.0] {
-                let y = product(&[sign; 9 * BLOCK], rows, &q, &options);
+                let y = product(&vec![sign; 9 * k], rows, &q, &options);
                 assert!(
                     y.iter()
                         .all(|y| (y - sign * want).abs() < 1e-3 * want.abs()),

@@ -93,7 +93,7 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
     }
     let device = models::open_and_name_device(&args.device)?;
     let generator = TextGenerator::open(&dir, &device)?;
-    let generator = args.decoding.apply(generator, &device)?;
+    let generator = args.decoding.apply(generator, &device, args.mapping)?;
     let (bos, eos) = (generator.bos_text(), generator.eos_text());
     let template = open_chat_template(&dir, &bos, &eos)?;
     let tokens = generator.further_token_texts();

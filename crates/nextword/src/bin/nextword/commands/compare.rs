@@ -13,6 +13,7 @@ use nextword_experiments::compare::{
 };
 use serde_json::json;
 
+use crate::args::MappingArgs;
 use crate::format::{bytes, count, grouped, rounded, sanitize, short, signed};
 use crate::{console, exit, output};
 use models::{ComparedModel, validation_windows};
@@ -42,6 +43,8 @@ pub(crate) struct CompareArgs {
     /// Use the last models of runs instead of their best ones
     #[arg(long)]
     last: bool,
+    #[command(flatten)]
+    mapping: MappingArgs,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -63,8 +66,8 @@ pub(crate) fn run(args: &CompareArgs) -> anyhow::Result<()> {
 }
 
 fn compare_models(args: &CompareArgs, paths: [&Path; 2], device: &str) -> anyhow::Result<()> {
-    let a = ComparedModel::open(paths[0], args.last, device)?;
-    let b = ComparedModel::open(paths[1], args.last, device)?;
+    let a = ComparedModel::open(paths[0], args, device)?;
+    let b = ComparedModel::open(paths[1], args, device)?;
     if a.tokenizer.hash() != b.tokenizer.hash() {
         let [a, b] = paths.map(|path| path.display().to_string());
         return Err(exit::usage(format!(
@@ -217,8 +220,8 @@ fn compare_on_devices(
     path: &Path,
     devices: [&String; 2],
 ) -> anyhow::Result<()> {
-    let a = ComparedModel::open(path, args.last, devices[0])?;
-    let b = ComparedModel::open(path, args.last, devices[1])?;
+    let a = ComparedModel::open(path, args, devices[0])?;
+    let b = ComparedModel::open(path, args, devices[1])?;
     let length = a.context_length();
     let windows = validation_windows(args.data.as_deref(), [&a, &b], length, args.windows)?;
     let all = windows.len();

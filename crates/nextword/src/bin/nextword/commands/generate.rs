@@ -100,7 +100,7 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
         models::open_and_name_device(&args.device)?
     };
     let generator = TextGenerator::open(&dir, &device)?;
-    let generator = args.decoding.apply(generator, &device)?;
+    let generator = args.decoding.apply(generator, &device, args.mapping)?;
     let prompt = prompt::read(args.prompt.as_deref())?;
     let prompts = vec![prompt.as_str(); args.samples];
     let streams = args.samples == 1 && !args.json;

@@ -36,8 +36,8 @@ pub(crate) struct QuantizeArgs {
     /// all other weights
     #[arg(long, default_value = "8", value_name = "N", value_parser = parse_bits)]
     embedding_bits: Bits,
-    /// Text like that which the model will read, .txt or .jsonl: with 4 bits, the weights that its tokens use most are
-    /// rounded with the least error
+    /// Text like that which the model will read, .txt or .jsonl: with 4 bits, the weights of the blocks that its tokens
+    /// use most are rounded with the least error; token embedding and output layer are rounded as without it
     #[arg(long, value_name = "FILE", value_hint = ValueHint::AnyPath)]
     calibrate: Option<PathBuf>,
     /// Most tokens of the text that the model reads, spread evenly over it
@@ -171,7 +171,9 @@ fn calibrate(
         &dir.card.special,
         sources.chunks_for(tokenizer.text_cuts()),
         Packing::Packed,
-        CALIBRATION_WINDOW.min(dir.config.context_length),
+        CALIBRATION_WINDOW
+            .min(dir.config.context_length)
+            .min(args.calibration_tokens),
     )?;
     let mut progress = ProgressLine::new();
     let inputs = input_squares(model, windows, args.calibration_tokens, &mut |step| {

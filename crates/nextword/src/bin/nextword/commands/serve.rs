@@ -223,7 +223,7 @@ impl ServeArgs {
         device: &Device,
     ) -> anyhow::Result<LoadedModel> {
         let model = LoadedModel::open(name, dir, device)?;
-        model.map_generator(|generator| self.decoding.apply(generator, device))
+        model.map_generator(|generator| self.decoding.apply(generator, device, self.mapping))
     }
 }
 

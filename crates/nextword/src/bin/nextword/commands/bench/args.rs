@@ -7,7 +7,7 @@ use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use nextword_benchmark::Size;
 use nextword_model::Bits;
 
-use crate::args::parse_bits;
+use crate::args::{MappingArgs, parse_bits};
 
 /// `bench COMMAND`.
 #[derive(Debug, Args)]
@@ -102,6 +102,8 @@ pub(super) struct ModelArgs {
     /// Shape of a model with random weights
     #[arg(long, value_enum, default_value_t = SizeArg::Gpt2, conflicts_with = "path")]
     pub(super) size: SizeArg,
+    #[command(flatten)]
+    pub(super) mapping: MappingArgs,
 }
 
 /// `bench decode`.
@@ -152,6 +154,8 @@ pub(super) struct BenchLoadArgs {
     /// Model folder, checkpoint, run folder or GGUF file
     #[arg(value_hint = ValueHint::AnyPath)]
     pub(super) model: PathBuf,
+    #[command(flatten)]
+    pub(super) mapping: MappingArgs,
     #[command(flatten)]
     pub(super) common: BenchCommon,
 }

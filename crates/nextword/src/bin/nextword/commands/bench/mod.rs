@@ -6,7 +6,7 @@ use std::process::Command;
 
 use nextword_benchmark::{BenchmarkError, Measurement, Runner, Size, TrainWorkload, sample_text};
 use nextword_generate::open_tokenizer;
-use nextword_model::{Precision, QuantizedMatrix, Transformer};
+use nextword_model::{BlockFormat, Precision, QuantizedMatrix, Transformer};
 
 use crate::format::{bytes, count, short, with_unit};
 use crate::{exit, models, output};
@@ -60,7 +60,8 @@ fn decode(args: &BenchDecodeArgs) -> anyhow::Result<Measurement> {
     let runner = runner(&args.common)?;
     let (mut subject, mut model) = open(&args.model, &runner)?;
     if let Some(bits) = args.bits {
-        if model.bits().is_some() || !QuantizedMatrix::has_native_kernel(runner.device()) {
+        let has_kernel = QuantizedMatrix::has_kernel(BlockFormat::Q8_0, runner.device());
+        if model.bits().is_some() || !has_kernel {
             return Err(exit::usage(
                 "--bits requires unquantized weights and flex or a GPU; hint: omit it and pass a model written by \
                  `nextword quantize`",
@@ -106,7 +107,8 @@ fn load(args: &BenchLoadArgs) -> anyhow::Result<Measurement> {
         .arg("generate")
         .arg(&dir.path)
         .args(["--max-tokens", "1", "--seed", "1", "--quiet", "--json"])
-        .args(["--device", device]);
+        .args(["--device", device])
+        .args(args.mapping.option());
     let subject = args.model.display().to_string();
     nextword_benchmark::load(&subject, device, rounds, command).map_err(|error| match error {
         BenchmarkError::Failed { .. } => {
@@ -121,7 +123,7 @@ fn open(args: &ModelArgs, runner: &Runner) -> anyhow::Result<(String, Transforme
     let device = runner.device();
     Ok(match &args.path {
         Some(path) => {
-            let dir = models::open(path, false)?.with_mapping(true);
+            let dir = args.mapping.apply(models::open(path, false)?);
             (path.display().to_string(), dir.load(device)?)
         }
         None => {

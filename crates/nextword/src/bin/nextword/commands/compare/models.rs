@@ -9,6 +9,7 @@ use nextword_generate::TextGenerator;
 use nextword_model::Transformer;
 use nextword_train::{RunConfig, RunFolder, prepare_stored_run};
 
+use super::CompareArgs;
 use crate::{exit, models};
 
 /// A model with the run that it belongs to.
@@ -23,8 +24,8 @@ pub(super) struct ComparedModel {
 }
 
 impl ComparedModel {
-    pub(super) fn open(path: &Path, last: bool, device: &str) -> anyhow::Result<Self> {
-        let dir = models::open(path, last)?.with_mapping(true);
+    pub(super) fn open(path: &Path, args: &CompareArgs, device: &str) -> anyhow::Result<Self> {
+        let dir = args.mapping.apply(models::open(path, args.last)?);
         let generator = TextGenerator::open(&dir, &models::open_and_name_device(device)?)?;
         let run_folder = run_of(path);
         let run = run_folder.as_deref().map(RunFolder::stored_config);
