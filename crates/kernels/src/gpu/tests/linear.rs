@@ -33,9 +33,11 @@ fn linear_layers_and_their_gradients_agree_with_the_cpu() {
             (false, true, Some(Activation::Silu)),
         ] {
             let label = format!("{batch} x {seq} rows of {d_in} to {d_out}, {activation:?}");
-            let mut inputs = vec![(rows * d_in, d_out), (d_in * d_out, rows)];
-            inputs.extend(has_bias.then_some((d_out, rows)));
-            inputs.extend(has_residual.then_some((rows * d_out, 1)));
+            // The derivative of an activation is taken at a rounded sum, of `d_in` products.
+            let at = if activation.is_some() { d_in } else { 0 };
+            let mut inputs = vec![(rows * d_in, d_out + at), (d_in * d_out, rows + at)];
+            inputs.extend(has_bias.then_some((d_out, rows + at)));
+            inputs.extend(has_residual.then_some((rows * d_out, 1 + at)));
             compare_sums(&label, &inputs, d_in, |x| {
                 let mut rest = x[2..].iter().cloned();
                 let bias = has_bias.then(|| rest.next().unwrap());
