@@ -166,7 +166,7 @@ fn ends<'a>(module: &'a str, matrices: &[&str]) -> Vec<&'a str> {
         Some(&module[start + 1..])
     };
     let (one, two) = (end(1), end(2));
-    // The number of a layer is no part of a kind.
+    // The number of a layer does not tell kinds apart.
     let parent = |name: &str| -> Option<String> {
         let parent = name.rsplit('.').nth(1)?;
         let is_number = parent.bytes().all(|byte| byte.is_ascii_digit());
