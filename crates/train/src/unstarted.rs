@@ -94,7 +94,7 @@ mod tests {
                 fs::create_dir_all(run.join("checkpoints/step-00000000.damaged")).unwrap();
             }),
             ("a best model", |run| {
-                fs::create_dir(run.join("best")).unwrap()
+                fs::create_dir(run.join("best")).unwrap();
             }),
             ("a last model", |run| {
                 fs::create_dir(run.join("last")).unwrap();
