@@ -68,7 +68,7 @@ impl Runner {
             steps(count);
             Ok::<_, BenchmarkError>(start.elapsed().as_secs_f64() / count as f64)
         })?;
-        let (_, launches) = record_launches(|| steps(1));
+        let ((), launches) = record_launches(|| steps(1));
         let tokens_per_second = (batch * seq) as f64 / timed.seconds.median;
         let flops = tokens_per_second * config.training_flops(seq) as f64;
         let precision = match precision {

@@ -451,10 +451,9 @@ fn input_tokens(explanation: &Explanation<'_>, input: Input) -> Vec<TokenInfo> {
             id: *id,
             text: explanation.explainer.token_text(*id),
             origin: match input {
-                Input::Source => TokenOrigin::Prompt,
                 Input::Target if position >= trace.prompt_len => TokenOrigin::Completion,
                 Input::Target if has_source => TokenOrigin::Start,
-                Input::Target => TokenOrigin::Prompt,
+                Input::Source | Input::Target => TokenOrigin::Prompt,
             },
             pass: match input {
                 Input::Source => 0,

@@ -165,7 +165,8 @@ mod tests {
                         for (i, found) in found.iter().enumerate() {
                             let column = values.iter().skip(i).step_by(found_width(values));
                             let expected: f64 = column.map(|v| f64::from(*v).powi(2)).sum();
-                            assert_eq!(*found, (expected / 8.0) as f32, "{layer} {i}");
+                            let expected = (expected / 8.0) as f32;
+                            assert_eq!(found.to_bits(), expected.to_bits(), "{layer} {i}");
                         }
                     }
                 }

@@ -242,10 +242,8 @@ fn conversations_that_are_longer_than_a_sequence_are_found_with_the_length_that_
     );
     // With the length that it names, all of them fit; with one token less, they do not.
     let needed = finding.fix.split(|c: char| !c.is_ascii_digit());
-    let needed: usize = needed
-        .filter_map(|number| number.parse().ok())
-        .next()
-        .unwrap();
+    let mut needed = needed.filter_map(|number| number.parse::<usize>().ok());
+    let needed = needed.next().unwrap();
     for (length, expected) in [
         (needed, vec![]),
         (needed - 1, vec![FindingKind::LongConversations]),

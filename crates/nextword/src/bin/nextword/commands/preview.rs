@@ -262,8 +262,11 @@ fn row_line(report: &RowReport) -> String {
     )
 }
 
+/// A number of the sample of an index.
+type NumberOf = fn(&Samples, usize) -> usize;
+
 /// The numbers of a sample that are summarized, with their names.
-const NUMBERS: [(&str, fn(&Samples, usize) -> usize); 2] = [
+const NUMBERS: [(&str, NumberOf); 2] = [
     ("tokens", Samples::tokens_in),
     ("trained", Samples::trained_in),
 ];
@@ -287,7 +290,7 @@ fn add_numbers(summary: &mut Value, samples: &Samples) {
 }
 
 /// Minimum, median and maximum of a number over all samples.
-fn range_of(samples: &Samples, of: fn(&Samples, usize) -> usize) -> (usize, usize, usize) {
+fn range_of(samples: &Samples, of: NumberOf) -> (usize, usize, usize) {
     let mut numbers: Vec<usize> = (0..samples.len()).map(|index| of(samples, index)).collect();
     numbers.sort_unstable();
     let at = |index: usize| numbers.get(index).copied().unwrap_or(0);

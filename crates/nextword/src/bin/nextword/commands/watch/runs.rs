@@ -301,9 +301,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("metrics.jsonl");
         let lines = |steps: std::ops::Range<u64>, time: u64| -> String {
-            steps
+            let lines: Vec<_> = steps
                 .map(|step| format!("{{\"step\":{step},\"elapsed\":{time}}}\n"))
-                .collect()
+                .collect();
+            lines.concat()
         };
         fs::write(&file, lines(0..9, 1)).unwrap();
         let read = MetricsPart::read(&file, &at(0)).unwrap();
