@@ -117,28 +117,37 @@ fn panel_avx2<const M: usize>(
     let format = w.format;
     match (format.bits(), format.has_table(), format.sub_blocks()) {
         (8, ..) => sum_blocks::<M, 1>(w, panel, x, |block, groups, x| {
-            int8_avx2(block.lines, groups, x)
+            int8_avx2::<M, true>(block.lines, groups, x)
         }),
         // Two operations per group, without a detour through memory.
         (4, false, _) => sum_blocks::<M, 1>(w, panel, x, |block, _, x| int4_avx2(block.lines, x)),
         (_, _, 1) => sum_blocks::<M, 1>(w, panel, x, |block, groups, x| {
-            int8_avx2(&unpack_lines_avx2(format, block.lines), groups, x)
+            int8_avx2::<M, false>(&unpack_lines_avx2(format, block.lines), groups, x)
         }),
         _ => sum_blocks::<M, 2>(w, panel, x, |block, groups, x| {
-            int8_avx2(&unpack_lines_avx2(format, block.lines), groups, x)
+            int8_avx2::<M, false>(&unpack_lines_avx2(format, block.lines), groups, x)
         }),
     }
 }
 
-/// Dot products of 8-bit integers.
+/// Dot products of 8-bit integers. `WHOLE` says that the groups are all lines: this copy has one caller, into which it
+/// is inlined.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn int8_avx2<const M: usize>(lines: &[Line], groups: Groups, x: [&Integers; M]) -> Dots<M> {
+fn int8_avx2<const M: usize, const WHOLE: bool>(
+    lines: &[Line],
+    groups: Groups,
+    x: [&Integers; M],
+) -> Dots<M> {
     let mut sums = [[_mm256_setzero_si256(); 2]; M];
     let mask = _mm256_set1_epi16(0xff);
-    let first = groups.start;
-    for (g, line) in lines[groups].iter().enumerate() {
+    let (first, lines) = if WHOLE {
+        (0, lines)
+    } else {
+        (groups.start, &lines[groups])
+    };
+    for (g, line) in lines.iter().enumerate() {
         let g = first + g;
         for h in 0..2 {
             let weights = half(line, h);
