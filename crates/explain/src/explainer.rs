@@ -286,13 +286,14 @@ impl Explanation<'_> {
     /// # Example
     ///
     /// ```
-    /// # use nextword_explain::{Edit, Explainer};
+    /// # use nextword_explain::{AttentionKind, Edit, Explainer};
     /// # use nextword_generate::{TextGenerator, TextOptions};
     /// # let model = nextword_model::ModelDir::open("../../docs/models/statquest".as_ref())?;
     /// # let generator = TextGenerator::open(&model, &burn::tensor::Device::flex())?;
     /// let explainer = Explainer::new(generator);
     /// let explanation = explainer.explain("what is statquest", &TextOptions::default())?;
-    /// let without_head = explanation.what_if(&[Edit::HeadOff { layer: 0, head: 0 }])?;
+    /// let head = Edit::HeadOff { layer: 0, head: 0, attention: AttentionKind::Own };
+    /// let without_head = explanation.what_if(&[head])?;
     /// assert_eq!(without_head.before[0].text, "awesome");
     /// let awesome = without_head.tokens.iter().find(|token| token.text == "awesome").unwrap();
     /// assert!(awesome.after < awesome.before);
