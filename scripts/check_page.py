@@ -127,6 +127,7 @@ def removing(page):
     for n in range(parts.count()):
         parts.nth(n).click()
         table = page.locator("#outcome:not([aria-busy]) table")
+        table.first.wait_for()  # The server computes it.
         changes = table.locator("tr td:last-child").all_inner_texts()
         assert any(number(change) != 0 for change in changes), parts.nth(n).inner_text()
         fits(page, "a removed part")

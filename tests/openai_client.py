@@ -374,14 +374,15 @@ def stop_string_ends_text_before_it(w):
 @case
 def earliest_stop_string_wins(w):
     text = w.complete(max_tokens=24).choices[0].text
-    done = w.complete(max_tokens=24, stop=[text[12:15], text[4:7]]).choices[0]
-    assert done.text == text[: min(text.index(text[12:15]), text.index(text[4:7]))]
+    late, early = text[4:6], text[1:3]  # A model that was trained for a moment may end after a few words.
+    done = w.complete(max_tokens=24, stop=[late, early]).choices[0]
+    assert done.text == text[: min(text.index(late), text.index(early))]
 
 
 @case
 def stop_string_is_never_streamed(w):
     text = w.complete(max_tokens=24).choices[0].text
-    stop = text[6:11]
+    stop = text[3:6]
     streamed = "".join(c.choices[0].text for c in w.complete(max_tokens=24, stop=stop, stream=True))
     assert streamed == text[: text.index(stop)]
 
@@ -389,14 +390,14 @@ def stop_string_is_never_streamed(w):
 @case
 def partial_stop_string_is_streamed(w):
     text = w.complete(max_tokens=24).choices[0].text
-    streamed = w.complete(max_tokens=24, stop=text[5:8] + "§", stream=True)
+    streamed = w.complete(max_tokens=24, stop=text[3:5] + "§", stream=True)
     assert "".join(c.choices[0].text for c in streamed) == text
 
 
 @case
 def stop_string_tokens_have_no_logprobs(w):
     text = w.complete(max_tokens=24).choices[0].text
-    choice = w.complete(max_tokens=24, stop=text[8:12], logprobs=1).choices[0]
+    choice = w.complete(max_tokens=24, stop=text[3:6], logprobs=1).choices[0]
     assert all(offset <= len(choice.text) for offset in choice.logprobs.text_offset)
 
 
