@@ -130,19 +130,19 @@ fn panel_avx2<const M: usize>(
     }
 }
 
-/// Dot products of 8-bit integers. `WHOLE` says that the groups are all lines: this copy has one caller, into which it
+/// Dot products of 8-bit integers. `ALL_GROUPS` says that the groups are all lines: this copy has one caller, into which it
 /// is inlined.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn int8_avx2<const M: usize, const WHOLE: bool>(
+fn int8_avx2<const M: usize, const ALL_GROUPS: bool>(
     lines: &[Line],
     groups: Groups,
     x: [&Integers; M],
 ) -> Dots<M> {
     let mut sums = [[_mm256_setzero_si256(); 2]; M];
     let mask = _mm256_set1_epi16(0xff);
-    let (first, lines) = if WHOLE {
+    let (first, lines) = if ALL_GROUPS {
         (0, lines)
     } else {
         (groups.start, &lines[groups])
