@@ -2,7 +2,7 @@
 //! `scripts/make_architecture_reference.py` writes, and properties of the models.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -200,6 +200,19 @@ fn model_folders_keep_every_architecture() {
     }
 }
 
+/// Imports an exported folder, to a folder beside it.
+fn import_again(exported: &Path) -> ModelDir {
+    let again = exported.with_extension("again");
+    nextword_convert::import(exported, &again).unwrap();
+    ModelDir::open(&again).unwrap()
+}
+
+/// The logits of a batch.
+fn logits(model: &Transformer, batch: &TokenBatch) -> Vec<f32> {
+    let mut ctx = batch_context(ForwardContext::inference(), batch, &flex());
+    values(model.forward(batch_tokens(batch, &flex()), &mut ctx))
+}
+
 #[test]
 fn bert_is_imported_and_exported() {
     let hf = folder("bert").join("hf");
@@ -208,19 +221,14 @@ fn bert_is_imported_and_exported() {
     let (imported, exported) = (scratch.path().join("a"), scratch.path().join("b"));
     nextword_convert::import(&hf, &imported).unwrap();
     let dir = ModelDir::open(&imported).unwrap();
-    let logits = |model: &Transformer| {
-        let mut ctx = batch_context(ForwardContext::inference(), &batch, &flex());
-        values(model.forward(batch_tokens(&batch, &flex()), &mut ctx))
-    };
+    let logits = |model: &Transformer| logits(model, &batch);
     let expected = logits(&reference);
     assert_eq!(logits(&dir.load(&flex()).unwrap()), expected);
     assert_eq!(dir.card.special.prefix(), [2]); // [CLS]
 
     let kind = nextword_convert::export_hf(&dir, weights::FloatType::F32, &exported).unwrap();
     assert_eq!(kind, "bert");
-    let again = scratch.path().join("c");
-    nextword_convert::import(&exported, &again).unwrap();
-    let again = ModelDir::open(&again).unwrap();
+    let again = import_again(&exported);
     assert_eq!(logits(&again.load(&flex()).unwrap()), expected);
 
     // The same config with another kind of positions is refused by name.
@@ -243,10 +251,7 @@ fn bart_is_imported_and_exported() {
     let (imported, exported) = (scratch.path().join("a"), scratch.path().join("b"));
     nextword_convert::import(&hf, &imported).unwrap();
     let dir = ModelDir::open(&imported).unwrap();
-    let logits = |model: &Transformer| {
-        let mut ctx = batch_context(ForwardContext::inference(), &batch, &flex());
-        values(model.forward(batch_tokens(&batch, &flex()), &mut ctx))
-    };
+    let logits = |model: &Transformer| logits(model, &batch);
     let expected = logits(&reference);
     assert_eq!(logits(&dir.load(&flex()).unwrap()), expected);
     let special = &dir.card.special;
@@ -264,9 +269,7 @@ fn bart_is_imported_and_exported() {
 
     let kind = nextword_convert::export_hf(&dir, weights::FloatType::F32, &exported).unwrap();
     assert_eq!(kind, "bart");
-    let again = scratch.path().join("c");
-    nextword_convert::import(&exported, &again).unwrap();
-    let again = ModelDir::open(&again).unwrap();
+    let again = import_again(&exported);
     assert_eq!(logits(&again.load(&flex()).unwrap()), expected);
     let exported = &again.card.special;
     assert_eq!(exported.target_start_id, special.target_start_id);

@@ -10,12 +10,12 @@ use std::io::BufRead;
 
 use burn::tensor::{Int, Tensor, TensorData};
 use nextword_data::{DataError, Encoding, IGNORE, TokenBatch, Tokenizer};
-use nextword_model::{Architecture, ForwardContext, KvCache, ModelTokens, Transformer, weights};
+use nextword_model::{ForwardContext, KvCache, ModelTokens, Transformer, weights};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::loss::batch_loss;
-use crate::text::byte_count;
+use crate::text::{byte_count, check_scorable};
 use crate::{EvalError, EvalProgress};
 
 /// A line of a task file.
@@ -172,15 +172,7 @@ pub fn evaluate_task_with(
     lines: impl BufRead,
     on_progress: &mut dyn FnMut(EvalProgress),
 ) -> Result<TaskReport, EvalError> {
-    let scored = [Architecture::Decoder, Architecture::Prefix];
-    model
-        .config()
-        .require(&scored, "compute the probability of a text")?;
-    let (tokens, vocab_size) = (tokenizer.vocab_size(), model.config().vocab_size);
-    // A padded vocabulary is larger than the tokenizer's, never smaller.
-    if tokens > vocab_size {
-        return Err(EvalError::WrongTokenizer { tokens, vocab_size });
-    }
+    check_scorable(model, tokenizer)?;
     let mut scorer = Scorer {
         model,
         tokenizer,

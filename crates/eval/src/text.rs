@@ -219,6 +219,23 @@ pub struct TextWindows {
     parts: usize,
 }
 
+/// Refuses models that give a text no probability, and tokenizers with more tokens than the model.
+pub(crate) fn check_scorable(
+    model: &Transformer,
+    tokenizer: &dyn Tokenizer,
+) -> Result<(), EvalError> {
+    let scored = [Architecture::Decoder, Architecture::Prefix];
+    model
+        .config()
+        .require(&scored, "compute the probability of a text")?;
+    let (tokens, vocab_size) = (tokenizer.vocab_size(), model.config().vocab_size);
+    // A padded vocabulary is larger than the tokenizer's, never smaller.
+    if tokens > vocab_size {
+        return Err(EvalError::WrongTokenizer { tokens, vocab_size });
+    }
+    Ok(())
+}
+
 impl TextWindows {
     /// Reads documents into windows that fit `model`, as [`evaluate_text_with`].
     ///
@@ -232,15 +249,7 @@ impl TextWindows {
         packing: Packing,
         on_progress: &mut dyn FnMut(EvalProgress),
     ) -> Result<Self, EvalError> {
-        let scored = [Architecture::Decoder, Architecture::Prefix];
-        model
-            .config()
-            .require(&scored, "compute the probability of a text")?;
-        let (tokens, vocab_size) = (tokenizer.vocab_size(), model.config().vocab_size);
-        // A padded vocabulary is larger than the tokenizer's, never smaller.
-        if tokens > vocab_size {
-            return Err(EvalError::WrongTokenizer { tokens, vocab_size });
-        }
+        check_scorable(model, tokenizer)?;
         let shape = (packing, model.config().context_length);
         read(tokenizer, special, chunks, shape, on_progress)
     }

@@ -64,12 +64,7 @@ pub(crate) fn part_gradients(
         step,
         recompute,
     };
-    let mut sum = LaneSum::new(part);
-    for (first_sequence, batch) in pass.numbered(batches) {
-        let (loss, gradients) = pass.micro_batch(first_sequence, batch);
-        sum.push(loss, gradients);
-    }
-    sum.finish().unwrap_or_else(|| {
+    pass.sum(batches).finish().unwrap_or_else(|| {
         let zero = Tensor::zeros([1], &model.device().without_autodiff());
         (zero, Gradients::default())
     })
@@ -100,11 +95,7 @@ pub(crate) fn send_part_gradients(
         step,
         recompute,
     };
-    let mut sum = LaneSum::new(part);
-    for (first_sequence, batch) in pass.numbered(earlier) {
-        let (loss, gradients) = pass.micro_batch(first_sequence, batch);
-        sum.push(loss, gradients);
-    }
+    let sum = pass.sum(earlier);
     let mut before = sum.before_last();
     let mut used_twice = Gradients::default();
     let mut sent = Ok(());
@@ -151,18 +142,16 @@ struct StepPass<'a> {
 }
 
 impl StepPass<'_> {
-    /// The micro-batches with the numbers of their first sequences.
-    fn numbered<'b>(
-        &self,
-        batches: &'b [TokenBatch],
-    ) -> impl Iterator<Item = (usize, &'b TokenBatch)> + use<'b> {
-        batches
-            .iter()
-            .scan(self.part.first_sequence, |next, batch| {
-                let first = *next;
-                *next += batch.batch;
-                Some((first, batch))
-            })
+    /// Adds the losses and gradients of the first `batches` of the part.
+    fn sum(&self, batches: &[TokenBatch]) -> LaneSum {
+        let mut sum = LaneSum::new(self.part);
+        let mut first_sequence = self.part.first_sequence;
+        for batch in batches {
+            let (loss, gradients) = self.micro_batch(first_sequence, batch);
+            sum.push(loss, gradients);
+            first_sequence += batch.batch;
+        }
+        sum
     }
 
     fn divisor(&self) -> f64 {

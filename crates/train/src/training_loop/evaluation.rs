@@ -2,14 +2,15 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::time::Instant;
 
 use nextword_model::Transformer;
 
 use super::{LoopObserver, TrainingLoop};
 use crate::nonfinite::{first_nonfinite_validation, first_nonfinite_weight};
 use crate::objective::{Evaluation, Objective, ReferenceRequest};
-use crate::ranks::evaluate;
-use crate::report::{Progress, Reporter};
+use crate::ranks::{decision_of_first, evaluate, stopped_by_first};
+use crate::report::{Progress, Reporter, ValidationReport};
 use crate::{OtherTextLoss, PreferenceMetrics, TrainError};
 
 /// Tells `observer` about a part of an evaluation, and asks it whether to continue.
@@ -23,6 +24,57 @@ fn continues(observer: &mut impl LoopObserver, progress: &Progress<'_>) -> Contr
 }
 
 impl TrainingLoop {
+    /// Computes the validation loss.
+    pub(super) fn validate(&mut self, observer: &mut impl LoopObserver) -> Result<(), TrainError> {
+        let step = self.state.step;
+        if !self.has_validation() {
+            return Ok(());
+        }
+        let start = Instant::now();
+        let model = self.stepper.inference_model();
+        nextword_kernels::release_unused_memory();
+        let Some(found) = self.evaluate(&model, observer)? else {
+            return Ok(());
+        };
+        nextword_kernels::release_unused_memory();
+        let loss = found.loss;
+        if !loss.is_finite() {
+            let first = self.first_nonfinite_validation(&model)?;
+            return Err(self.divergence(step, first, self.last_lr(), loss));
+        }
+        let group = self.setup.group.clone();
+        let improved = self.state.best.is_none_or(|best| loss < best);
+        let improved = decision_of_first(&group, improved)?;
+        if improved {
+            self.check_same_weights()?;
+        }
+        let earlier = self.state.validation.replace(loss);
+        let report = ValidationReport {
+            step,
+            loss,
+            best: self.state.best.map_or(loss, |best| best.min(loss)),
+            tokens: found.tokens,
+            seconds: start.elapsed().as_secs_f64(),
+            preferences: found.metrics,
+            completions: None,
+        };
+        group.expect_save();
+        let reported = observer.validated(self, &report);
+        if let Err(error) = stopped_by_first(&group, reported) {
+            self.state.validation = earlier;
+            return Err(error);
+        }
+        group.expect_save();
+        self.last_validation = Some((loss, report.preferences));
+        if !improved {
+            self.state.since_best += 1;
+        } else if decision_of_first(&group, observer.improved(self, &model)?)? {
+            self.state.best = Some(loss);
+            self.state.since_best = 0;
+        }
+        Ok(())
+    }
+
     /// Prepares a run on preferences: reads or computes the log probabilities of the reference, which the file `path`
     /// stores. Does nothing for other runs, and for those that have nothing left to do. `is_stopping` says whether a stop
     /// was requested.

@@ -18,7 +18,7 @@ use crate::objective::Objective;
 use crate::optimizer::shards_of;
 use crate::ranks::{
     MomentTensor, Start, StepAgreement, check_agreement, check_same_weights, decision_of_first,
-    share_start, stopped_by_first,
+    share_start,
 };
 use crate::reduction::StepPart;
 use crate::report::{Progress, StepReport, StopReason, ValidationReport};
@@ -437,57 +437,6 @@ impl TrainingLoop {
     fn is_validation_due(&self, at_end: bool) -> bool {
         let every = self.setup.config.validation.every;
         every > 0 && self.state.step.is_multiple_of(every) || at_end
-    }
-
-    /// Computes the validation loss.
-    fn validate(&mut self, observer: &mut impl LoopObserver) -> Result<(), TrainError> {
-        let step = self.state.step;
-        if !self.has_validation() {
-            return Ok(());
-        }
-        let start = Instant::now();
-        let model = self.stepper.inference_model();
-        nextword_kernels::release_unused_memory();
-        let Some(found) = self.evaluate(&model, observer)? else {
-            return Ok(());
-        };
-        nextword_kernels::release_unused_memory();
-        let loss = found.loss;
-        if !loss.is_finite() {
-            let first = self.first_nonfinite_validation(&model)?;
-            return Err(self.divergence(step, first, self.last_lr(), loss));
-        }
-        let group = self.setup.group.clone();
-        let improved = self.state.best.is_none_or(|best| loss < best);
-        let improved = decision_of_first(&group, improved)?;
-        if improved {
-            self.check_same_weights()?;
-        }
-        let earlier = self.state.validation.replace(loss);
-        let report = ValidationReport {
-            step,
-            loss,
-            best: self.state.best.map_or(loss, |best| best.min(loss)),
-            tokens: found.tokens,
-            seconds: start.elapsed().as_secs_f64(),
-            preferences: found.metrics,
-            completions: None,
-        };
-        group.expect_save();
-        let reported = observer.validated(self, &report);
-        if let Err(error) = stopped_by_first(&group, reported) {
-            self.state.validation = earlier;
-            return Err(error);
-        }
-        group.expect_save();
-        self.last_validation = Some((loss, report.preferences));
-        if !improved {
-            self.state.since_best += 1;
-        } else if decision_of_first(&group, observer.improved(self, &model)?)? {
-            self.state.best = Some(loss);
-            self.state.since_best = 0;
-        }
-        Ok(())
     }
 
     /// Learning rate of update `step`, counted from 0.

@@ -1,5 +1,6 @@
 //! What happens to each element of a product before it is written.
 
+use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use crate::Activation;
@@ -12,6 +13,28 @@ pub(in crate::gpu) struct Epilogue {
     /// Whether a tensor of the output's shape is added, before the activation.
     pub(in crate::gpu) has_addend: bool,
     pub(in crate::gpu) activation: Option<Activation>,
+}
+
+/// Bias and addend, as far as there are any.
+pub(in crate::gpu) type Addends<'a> = [Option<&'a CubeTensor>; 2];
+
+impl Epilogue {
+    /// The epilogue of an operation whose operands after input and weight are `rest`, and its bias and addend.
+    pub(in crate::gpu) fn of<'a>(
+        rest: &[&'a CubeTensor],
+        has_bias: bool,
+        activation: Option<Activation>,
+    ) -> (Self, Addends<'a>) {
+        let mut rest = rest.iter().copied();
+        let bias = has_bias.then(|| rest.next()).flatten();
+        let addend = rest.next();
+        let epilogue = Self {
+            has_bias: bias.is_some(),
+            has_addend: addend.is_some(),
+            activation,
+        };
+        (epilogue, [bias, addend])
+    }
 }
 
 /// `product + bias + addend`, element `at` of the output, which is in this column.

@@ -8,7 +8,7 @@ pub(super) mod tiles;
 use burn::tensor::Tensor;
 use burn_cubecl::tensor::CubeTensor;
 
-use self::epilogue::Epilogue;
+use self::epilogue::{Addends, Epilogue};
 use super::activation::activation_gradient;
 use super::apply::{BackwardContext, Input, Op, apply, is_gpu_f32};
 use crate::{Activation, MATVEC_MAX_SEQ};
@@ -83,14 +83,7 @@ impl Linear {
         rest: &[&CubeTensor],
         needs_grad: bool,
     ) -> (CubeTensor, Saved) {
-        let mut rest = rest.iter().copied();
-        let bias = self.has_bias.then(|| rest.next()).flatten();
-        let addend = rest.next();
-        let epilogue = Epilogue {
-            has_bias: bias.is_some(),
-            has_addend: addend.is_some(),
-            activation: self.activation,
-        };
+        let (epilogue, addends) = Epilogue::of(rest, self.has_bias, self.activation);
         let shape = [self.batch, self.seq, self.d_out];
         if has_few_rows(self.seq, needs_grad) {
             let product = rows::MatrixProduct {
@@ -99,10 +92,7 @@ impl Linear {
                 d_out: self.d_out,
                 is_transposed: self.is_table,
             };
-            return (
-                product.run([x, weight], [bias, addend], epilogue, &shape),
-                None,
-            );
+            return (product.run([x, weight], addends, epilogue, &shape), None);
         }
         let product = tiles::MatrixProduct {
             m: self.rows(),
@@ -112,7 +102,7 @@ impl Linear {
             is_b_transposed: self.is_table,
         };
         let keeps_input = self.activation.is_some() && needs_grad;
-        product.run([x, weight], [bias, addend], epilogue, keeps_input, &shape)
+        product.run([x, weight], addends, epilogue, keeps_input, &shape)
     }
 
     fn gradients<const N: usize>(
@@ -196,7 +186,7 @@ pub(super) fn input_gradient(
 /// `keeps_input`.
 pub(super) fn multiply_table(
     [x, table]: [&CubeTensor; 2],
-    rest: [Option<&CubeTensor>; 2],
+    addends: Addends<'_>,
     epilogue: Epilogue,
     keeps_input: bool,
     shape: [usize; 3],
@@ -210,7 +200,7 @@ pub(super) fn multiply_table(
         is_a_transposed: false,
         is_b_transposed: true,
     };
-    product.run([x, table], rest, epilogue, keeps_input, &shape)
+    product.run([x, table], addends, epilogue, keeps_input, &shape)
 }
 
 macro_rules! linear_op {

@@ -7,7 +7,7 @@
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::epilogue::{Epilogue, activated, added};
+use super::epilogue::{Addends, Epilogue, activated, added};
 use crate::gpu::launch::{buffer, empty, per_cube};
 
 /// Units per cube.
@@ -30,7 +30,7 @@ impl MatrixProduct {
     pub(super) fn run(
         &self,
         [x, w]: [&CubeTensor; 2],
-        [bias, addend]: [Option<&CubeTensor>; 2],
+        [bias, addend]: Addends<'_>,
         epilogue: Epilogue,
         shape: &[usize],
     ) -> CubeTensor {
@@ -85,7 +85,6 @@ fn multiply_matrix(
     }
     let unit = UNIT_POS as usize;
     let (part, column) = (unit / 16, first_column + unit % 16);
-    let mut parts = Shared::<[f32]>::new_slice(comptime!(256 * count));
     let mut sums = Array::<f32>::new(comptime!(count));
     #[unroll]
     for i in 0..count {
@@ -100,20 +99,19 @@ fn multiply_matrix(
             sums[i] += x[min(first_row + i, rows - 1) * d_in + inner] * weight;
         }
     }
-    #[unroll]
-    for i in 0..count {
-        parts[i * 256 + unit] = sums[i];
-    }
-    sync_cube();
-    let (i, column) = (unit / 16, first_column + unit % 16);
-    if i < count && first_row + i < rows && column < d_out {
-        let mut sum = 0.0f32;
-        for part in 0..16usize {
-            sum += parts[i * 256 + part * 16 + unit % 16];
-        }
-        let at = (first_row + i) * d_out + column;
-        y[at] = activated(added(sum, bias, addend, at, column, epilogue), epilogue);
-    }
+    finish(
+        sums,
+        bias,
+        addend,
+        y,
+        first_row,
+        first_column,
+        rows,
+        d_out,
+        16usize,
+        is_single,
+        epilogue,
+    );
 }
 
 /// A cube multiplies with 8 rows of the table; its units are 32 for each.
@@ -138,7 +136,6 @@ fn multiply_table(
     }
     let unit = UNIT_POS as usize;
     let (part, column) = (unit % 32, first_column + unit / 32);
-    let mut parts = Shared::<[f32]>::new_slice(comptime!(256 * count));
     let mut sums = Array::<f32>::new(comptime!(count));
     #[unroll]
     for i in 0..count {
@@ -152,13 +149,8 @@ fn multiply_table(
             sums[i] += x[min(first_row + i, rows - 1) * d_in + inner] * weight;
         }
     }
-    #[unroll]
-    for i in 0..count {
-        parts[i * 256 + unit] = sums[i];
-    }
-    sync_cube();
-    finish_table(
-        &parts,
+    finish(
+        sums,
         bias,
         addend,
         y,
@@ -166,15 +158,17 @@ fn multiply_table(
         first_column,
         rows,
         d_out,
+        8usize,
         is_single,
         epilogue,
     );
 }
 
-/// Adds the sums of the 32 parts of each of 8 columns and writes the elements of the output.
+/// Adds the sums that the units of a cube have for parts of the inner dimension and writes the elements of the output. With
+/// 16 columns, consecutive units have consecutive columns; with 8, consecutive parts of a column.
 #[cube]
-pub(in crate::gpu) fn finish_table(
-    parts: &Shared<[f32]>,
+pub(in crate::gpu) fn finish(
+    sums: Array<f32>,
     bias: &[f32],
     addend: &[f32],
     y: &mut [f32],
@@ -182,16 +176,26 @@ pub(in crate::gpu) fn finish_table(
     first_column: usize,
     rows: usize,
     d_out: usize,
+    #[comptime] columns: usize,
     #[comptime] is_single: bool,
     #[comptime] epilogue: Epilogue,
 ) {
     let count = comptime!(rows_of(is_single));
+    let part_count = comptime!(256 / columns);
+    let (part_stride, column_stride) = comptime!(if columns == 16 { (16, 1) } else { (1, 32) });
     let unit = UNIT_POS as usize;
-    let (i, column) = (unit / 8, first_column + unit % 8);
+    let mut parts = Shared::<[f32]>::new_slice(comptime!(256 * count));
+    #[unroll]
+    for i in 0..count {
+        parts[i * 256 + unit] = sums[i];
+    }
+    sync_cube();
+    let (i, own) = (unit / columns, unit % columns);
+    let column = first_column + own;
     if i < count && first_row + i < rows && column < d_out {
         let mut sum = 0.0f32;
-        for part in 0..32usize {
-            sum += parts[i * 256 + unit % 8 * 32 + part];
+        for part in 0..part_count {
+            sum += parts[i * 256 + part * part_stride + own * column_stride];
         }
         let at = (first_row + i) * d_out + column;
         y[at] = activated(added(sum, bias, addend, at, column, epilogue), epilogue);

@@ -11,7 +11,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::features::Plane;
 use cubecl::prelude::*;
 
-use super::epilogue::{Epilogue, activated, added};
+use super::epilogue::{Addends, Epilogue, activated, added};
 use crate::gpu::launch::{buffer, empty, per_cube};
 
 /// Units per cube.
@@ -116,7 +116,7 @@ impl MatrixProduct {
     pub(in crate::gpu) fn run(
         &self,
         [a, b]: [&CubeTensor; 2],
-        [bias, addend]: [Option<&CubeTensor>; 2],
+        [bias, addend]: Addends<'_>,
         epilogue: Epilogue,
         keeps_input: bool,
         shape: &[usize],

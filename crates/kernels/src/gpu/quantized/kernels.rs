@@ -4,7 +4,7 @@ use cubecl::prelude::*;
 
 use super::packed::Layout;
 use crate::gpu::linear::epilogue::Epilogue;
-use crate::gpu::linear::rows::{finish_table, rows_of};
+use crate::gpu::linear::rows::{finish, rows_of};
 
 /// `activation(x W + bias + addend)` for few rows. A cube multiplies with 8 columns; its units are 32 for
 /// each, which read consecutive words.
@@ -36,7 +36,6 @@ pub(super) fn multiply_blocks(
     let blocks = d_in.div_ceil(32);
     let column_words = blocks * bits;
     let read = min(column, d_out - 1);
-    let mut parts = Shared::<[f32]>::new_slice(comptime!(256 * count));
     let mut sums = Array::<f32>::new(comptime!(count));
     #[unroll]
     for i in 0..count {
@@ -58,13 +57,8 @@ pub(super) fn multiply_blocks(
             }
         }
     }
-    #[unroll]
-    for i in 0..count {
-        parts[i * 256 + unit] = sums[i];
-    }
-    sync_cube();
-    finish_table(
-        &parts,
+    finish(
+        sums,
         bias,
         addend,
         y,
@@ -72,6 +66,7 @@ pub(super) fn multiply_blocks(
         first_column,
         rows,
         d_out,
+        8usize,
         is_single,
         epilogue,
     );

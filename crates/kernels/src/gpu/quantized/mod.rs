@@ -14,7 +14,7 @@ use self::packed::Packed;
 use super::activation::activation_gradient;
 use super::apply::{BackwardContext, Input, Op, apply, is_gpu_f32, primitive};
 use super::launch::{buffer, empty, len, per_cube, per_element};
-use super::linear::epilogue::Epilogue;
+use super::linear::epilogue::{Addends, Epilogue};
 use super::linear::{has_few_rows, input_gradient, multiply_table, rows};
 use crate::Activation;
 use crate::cpu::matmul::quant::QuantMatrix;
@@ -135,32 +135,19 @@ impl Linear {
     }
 
     fn run(&self, x: &CubeTensor, rest: &[&CubeTensor], needs_grad: bool) -> (CubeTensor, Saved) {
-        let mut rest = rest.iter().copied();
-        let bias = self.has_bias.then(|| rest.next()).flatten();
-        let addend = rest.next();
-        let epilogue = Epilogue {
-            has_bias: bias.is_some(),
-            has_addend: addend.is_some(),
-            activation: self.activation,
-        };
+        let (epilogue, addends) = Epilogue::of(rest, self.has_bias, self.activation);
         if has_few_rows(self.seq, needs_grad) {
-            return (self.multiply_rows(x, [bias, addend], epilogue), None);
+            return (self.multiply_rows(x, addends, epilogue), None);
         }
         let table = self.weight.expand();
         let keeps_input = self.activation.is_some() && needs_grad;
-        multiply_table(
-            [x, &table],
-            [bias, addend],
-            epilogue,
-            keeps_input,
-            self.shape(),
-        )
+        multiply_table([x, &table], addends, epilogue, keeps_input, self.shape())
     }
 
     fn multiply_rows(
         &self,
         x: &CubeTensor,
-        [bias, addend]: [Option<&CubeTensor>; 2],
+        [bias, addend]: Addends<'_>,
         epilogue: Epilogue,
     ) -> CubeTensor {
         let (weight, rows) = (&self.weight, self.batch * self.seq);
