@@ -310,7 +310,10 @@ fn the_normal_transformer_of_statquest_is_explained() {
     let blind = explainer.explain("to go", &options(1)).unwrap();
     let blind = blind.what_if(&[head(AttentionKind::Cross)]).unwrap().after;
     assert_eq!(after(AttentionKind::Cross), blind);
-    assert_ne!(after(AttentionKind::Encoder), after(AttentionKind::Own));
+    assert_ne!(
+        after(AttentionKind::Encoder),
+        after(AttentionKind::SelfAttention)
+    );
 }
 
 /// The report matches the schema, names the right tokens, and the steps of training lower the loss.

@@ -118,7 +118,7 @@ fn parallel_blocks_without_residuals_keep_both_sublayers() {
             let heads = (0..config.n_heads).map(|head| Edit::HeadOff {
                 layer: 0,
                 head,
-                attention: AttentionKind::Own,
+                attention: AttentionKind::SelfAttention,
             });
             let edits: Vec<Edit> = std::iter::once(Edit::NoResidual).chain(heads).collect();
             let without = explanation.what_if(&edits).unwrap();

@@ -97,7 +97,7 @@ fn removing_a_head_removes_its_contribution() {
                 explainer.weights(),
                 trace.inputs(),
                 &[DisabledHead {
-                    attention: AttentionKind::Own,
+                    attention: AttentionKind::SelfAttention,
                     layer,
                     head,
                 }],
@@ -162,7 +162,7 @@ fn an_edited_token_gives_the_edited_prompt_result() {
             .map(|head| Edit::HeadOff {
                 layer: 0,
                 head,
-                attention: AttentionKind::Own,
+                attention: AttentionKind::SelfAttention,
             })
             .collect();
         let config = &explanation.trace.config;
@@ -184,7 +184,7 @@ fn an_edited_token_gives_the_edited_prompt_result() {
         let invalid = Edit::HeadOff {
             layer: 9,
             head: 0,
-            attention: AttentionKind::Own,
+            attention: AttentionKind::SelfAttention,
         };
         let invalid = explanation.what_if(&[invalid]);
         assert!(

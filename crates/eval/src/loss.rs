@@ -167,16 +167,14 @@ pub(crate) fn evaluate_with(
     batch_size: usize,
     on_batch: &mut dyn FnMut(usize),
 ) -> Result<LossReport, EvalError> {
-    let (mut nats, mut tokens) = (0.0, 0);
+    let mut losses = Vec::new();
     let mut done = 0;
-    for batch in windows.batches(batch_size) {
-        let (batch_nats, batch_tokens) = batch_loss(model, batch?)?;
-        nats += batch_nats;
-        tokens += batch_tokens;
+    for loss in batch_losses(model, windows, batch_size, |_| true) {
+        losses.push(loss?);
         done = windows.len().min(batch_size.max(1).saturating_add(done));
         on_batch(done);
     }
-    Ok(LossReport::new(nats, tokens))
+    Ok(LossReport::of_batches(losses))
 }
 
 /// The sum of `-ln p` over the targets of `batch`, and their number. Padding is not computed.

@@ -292,7 +292,7 @@ impl Explanation<'_> {
     /// # let generator = TextGenerator::open(&model, &burn::tensor::Device::flex())?;
     /// let explainer = Explainer::new(generator);
     /// let explanation = explainer.explain("what is statquest", &TextOptions::default())?;
-    /// let head = Edit::HeadOff { layer: 0, head: 0, attention: AttentionKind::Own };
+    /// let head = Edit::HeadOff { layer: 0, head: 0, attention: AttentionKind::SelfAttention };
     /// let without_head = explanation.what_if(&[head])?;
     /// assert_eq!(without_head.before[0].text, "awesome");
     /// let awesome = without_head.tokens.iter().find(|token| token.text == "awesome").unwrap();

@@ -38,7 +38,7 @@ pub(crate) fn notes(trace: &Trace) -> Vec<String> {
             let rows = (1..seq).map(row);
             let max = |row: &[f64]| row.iter().copied().fold(0.0, f64::max);
             let kind = match AttentionKind::of(node) {
-                AttentionKind::Own => "head",
+                AttentionKind::SelfAttention => "head",
                 AttentionKind::Encoder => "encoder head",
                 AttentionKind::Cross => "cross-attention head",
             };

@@ -60,7 +60,7 @@ impl Input {
 pub enum AttentionKind {
     /// Self-attention of the only stack, or of the decoder.
     #[default]
-    Own,
+    SelfAttention,
     /// Self-attention of the encoder in encoder-decoder models.
     Encoder,
     /// Attention of the decoder to the encoder's output.
@@ -75,13 +75,13 @@ impl AttentionKind {
         } else if node.is_cross() {
             Self::Cross
         } else {
-            Self::Own
+            Self::SelfAttention
         }
     }
 
     #[allow(clippy::trivially_copy_pass_by_ref)] // Serde's signature.
-    pub(crate) fn is_own(&self) -> bool {
-        *self == Self::Own
+    pub(crate) fn is_default(&self) -> bool {
+        *self == Self::SelfAttention
     }
 }
 

@@ -32,7 +32,7 @@ pub enum Edit {
         /// The head, from 0.
         head: usize,
         /// The attention: in encoder-decoder models there are three.
-        #[serde(default, skip_serializing_if = "AttentionKind::is_own")]
+        #[serde(default, skip_serializing_if = "AttentionKind::is_default")]
         attention: AttentionKind,
     },
     /// Replaces one element of a token's embedding, at every position of the token; in encoder-decoder models with
@@ -191,7 +191,9 @@ impl<'e> Edited<'e> {
                     AttentionKind::Cross if !config.has_encoder() => {
                         (0, "layer with cross-attention")
                     }
-                    AttentionKind::Own | AttentionKind::Cross => (config.n_layers, "layer"),
+                    AttentionKind::SelfAttention | AttentionKind::Cross => {
+                        (config.n_layers, "layer")
+                    }
                 };
                 check_range(layer, layers, name)?;
                 check_range(head, config.n_heads, "head")?;

@@ -240,15 +240,15 @@ impl QuantizedMatrix {
     /// along `d_in`, and in each block 4 or 8 lines of 64 bytes, or 16 scales or minimums.
     ///
     /// ```
-    /// use nextword_kernels::{Bits, QuantizedMatrix};
+    /// use nextword_kernels::{BlockFormat, QuantizedMatrix};
     ///
-    /// let [lines, scales] = QuantizedMatrix::panel_shapes([64, 32], Bits::Int4);
+    /// let [lines, scales] = QuantizedMatrix::panel_shapes([64, 32], BlockFormat::Q4_0);
     /// assert_eq!((lines, scales), (vec![2, 2, 4, 64], vec![2, 2, 16]));
     /// ```
-    pub fn panel_shapes([d_in, d_out]: [usize; 2], bits: Bits) -> [Vec<usize>; 2] {
+    pub fn panel_shapes([d_in, d_out]: [usize; 2], format: BlockFormat) -> [Vec<usize>; 2] {
         let (panels, blocks) = (d_out / PANEL, d_in / BLOCK);
         [
-            vec![panels, blocks, usize::from(bits.number()), 64],
+            vec![panels, blocks, format.lines(), 64],
             vec![panels, blocks, PANEL],
         ]
     }

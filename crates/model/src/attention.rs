@@ -185,7 +185,7 @@ impl Attention {
         ctx: &mut ForwardContext<'_, P>,
     ) -> Tensor<3> {
         let z = if self.is_cross {
-            self.heads_of_cross(x, ctx)
+            self.cross_attention_heads(x, ctx)
         } else {
             self.heads(x, ctx)
         };
@@ -217,7 +217,11 @@ impl Attention {
         }
     }
 
-    fn heads_of_cross<P: Probe>(&self, x: Tensor<3>, ctx: &mut ForwardContext<'_, P>) -> Tensor<4> {
+    fn cross_attention_heads<P: Probe>(
+        &self,
+        x: Tensor<3>,
+        ctx: &mut ForwardContext<'_, P>,
+    ) -> Tensor<4> {
         let q = self.project_query(x, ctx);
         let visible = match ctx.encoded() {
             Some(encoded) => {

@@ -1,10 +1,10 @@
-//! How large the inputs of the linear layers are, to quantize for them.
+//! Mean squares of the inputs of linear layers (an importance matrix), for calibrated quantization.
 
 use std::collections::BTreeMap;
 
 use burn::tensor::Tensor;
 
-use crate::{Hook, Probe, Site};
+use crate::{Hook, Probe, Site, weights};
 
 /// A probe that sums the squares of each input of the linear layers in the blocks over all tokens, in f64 and in the
 /// order of the tokens, so that the sums do not depend on the division into batches.
@@ -66,18 +66,13 @@ impl Probe for InputSquares {
         let sums = self.layers.entry(name).or_default();
         sums.tokens += (batch * seq) as u64;
         sums.squares.resize(width, 0.0);
-        let values = to_vec(input);
+        let values = weights::to_f32_vec(input.to_data());
         for token in values.chunks_exact(width.max(1)) {
             for (sum, value) in sums.squares.iter_mut().zip(token) {
                 *sum += f64::from(*value) * f64::from(*value);
             }
         }
     }
-}
-
-fn to_vec<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
-    let values = tensor.to_data().convert::<f32>().try_into_vec();
-    values.unwrap_or_else(|e| unreachable!("just converted: {e:?}"))
 }
 
 /// The name of the weight of the linear layer whose adapter has the hook of `site`.
@@ -128,7 +123,7 @@ mod tests {
     impl Probe for Values {
         fn record<const D: usize>(&mut self, site: Site, tensor: &Tensor<D>) {
             if site.hook == self.0 {
-                self.1.push(to_vec(tensor));
+                self.1.push(weights::to_f32_vec(tensor.to_data()));
             }
         }
     }
@@ -163,7 +158,7 @@ mod tests {
                         let found = inputs.mean(&format!("blocks.{block}.{layer}.weight"));
                         let found = found.unwrap();
                         for (i, found) in found.iter().enumerate() {
-                            let column = values.iter().skip(i).step_by(found_width(values));
+                            let column = values.iter().skip(i).step_by(values_per_token(values));
                             let expected: f64 = column.map(|v| f64::from(*v).powi(2)).sum();
                             let expected = (expected / 8.0) as f32;
                             assert_eq!(found.to_bits(), expected.to_bits(), "{layer} {i}");
@@ -175,7 +170,7 @@ mod tests {
     }
 
     /// Values per token of the eight tokens.
-    fn found_width(values: &[f32]) -> usize {
+    fn values_per_token(values: &[f32]) -> usize {
         values.len() / 8
     }
 

@@ -13,15 +13,15 @@ impl Transformer {
     /// Whether [`loss_in_parts`](Self::loss_in_parts) computes this model with the bits of
     /// [`loss_sum`](Self::loss_sum), where all operations are fused: not with a soft cap on scores, and not an encoder
     /// with a decoder, each of whose blocks reads the encoder's output.
-    pub fn can_be_divided_into_parts(&self) -> bool {
-        self.config().can_be_divided_into_parts()
+    pub fn supports_loss_in_parts(&self) -> bool {
+        self.config().supports_loss_in_parts()
     }
 
     /// Computes what [`loss_with_recompute`](Self::loss_with_recompute) computes, with the same calls of `on_gradients`,
     /// but saves all activations as [`loss_sum`](Self::loss_sum) does, instead of recomputing them.
     ///
     /// # Panics
-    /// If there are not `batch * seq` targets, or the model [cannot be divided](Self::can_be_divided_into_parts).
+    /// If there are not `batch * seq` targets, or the model [cannot be divided](Self::supports_loss_in_parts).
     pub fn loss_in_parts(
         &self,
         tokens: Tensor<2, Int>,
@@ -31,7 +31,7 @@ impl Transformer {
         mut on_gradients: impl FnMut(Gradients),
     ) -> Tensor<1> {
         assert!(
-            self.can_be_divided_into_parts(),
+            self.supports_loss_in_parts(),
             "the model can be divided into parts"
         );
         let lowest = self.lowest_trained_part();

@@ -264,7 +264,7 @@ impl Transformer {
     }
 
     /// The quantized matrices, with their names.
-    fn quantized(&self) -> Vec<(String, &QuantizedMatrix)> {
+    pub(crate) fn quantized(&self) -> Vec<(String, &QuantizedMatrix)> {
         let linears = self.linears().into_iter();
         let linears = linears.filter_map(|(name, linear)| Some((name, linear.quantized()?)));
         let table = self.quantized_embedding.as_ref();

@@ -20,7 +20,7 @@ use starting::Starting;
 const TIMEOUT: Duration = Duration::from_mins(30);
 
 /// How long a process waits to be ended by an abort.
-const ABORT: Duration = Duration::from_secs(5);
+const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Bytes of all ranks together that are sent at once. MPI counts with 32 bits.
 const PACKET: usize = 64 << 20;
@@ -370,7 +370,7 @@ impl Group {
                 .as_ref()
                 .is_some_and(|thread| !thread.is_finished())
         };
-        while is_running() && start.elapsed() < ABORT {
+        while is_running() && start.elapsed() < ABORT_TIMEOUT {
             std::thread::sleep(Duration::from_millis(10));
         }
     }

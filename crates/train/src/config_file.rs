@@ -108,20 +108,19 @@ pub fn parse_stored_config(
     check_tokenizer_keys(&table)?;
     conversation_defaults::check_length_keys(&table)?;
     conversation_defaults::apply(&mut config, &table);
-    config.unset = unset_keys(&config, &table);
-    if UnsetKeys::of(&table).warmup_steps && config.train.epochs.is_none() {
+    let unset = UnsetKeys::of(&table);
+    if unset.warmup_steps && config.train.epochs.is_none() {
         config.schedule.warmup_steps = ScheduleConfig::default_warmup(config.train.steps);
     }
+    config.unset = keys_with_other_defaults(&config, unset);
     config.apply_lora_defaults(None);
     config.check_lora_base()?;
     config.validate()?;
     Ok(config)
 }
 
-/// The keys that `table` leaves out, as far as `config` has other defaults for them than a run from random weights for a
-/// number of steps.
-fn unset_keys(config: &RunConfig, table: &Table) -> UnsetKeys {
-    let unset = UnsetKeys::of(table);
+/// The keys of `unset` for which `config` has other defaults than a run from random weights for a number of steps.
+fn keys_with_other_defaults(config: &RunConfig, unset: UnsetKeys) -> UnsetKeys {
     if config.start_from.is_some() {
         return unset;
     }

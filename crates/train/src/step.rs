@@ -81,7 +81,7 @@ pub(crate) fn send_part_gradients(
     mut send: impl FnMut(String, Tensor<1>) -> Result<(), TrainError>,
 ) -> Result<Tensor<1>, TrainError> {
     let last = batches.split_last();
-    let Some((last, earlier)) = last.filter(|_| model.can_be_divided_into_parts()) else {
+    let Some((last, earlier)) = last.filter(|_| model.supports_loss_in_parts()) else {
         let (loss, gradients) = part_gradients(model, batches, part, seed, step, recompute);
         for (name, gradient) in gradients.into_map() {
             send(name, gradient)?;

@@ -189,7 +189,7 @@ impl Stepper {
             Some(_) => Err(ParallelError::Differs {
                 rank: group.name(group.rank()),
                 subject: subject.to_string(),
-                problem: format!("others than in the first step; hint: {hint}"),
+                problem: format!("they differ from those of the first step; hint: {hint}"),
             }
             .into()),
             None => {

@@ -18,8 +18,8 @@ impl ModelConfig {
         self.architecture == Architecture::EncoderDecoder
     }
 
-    /// Whether the loss of such a model [can be computed in parts](crate::Transformer::can_be_divided_into_parts).
-    pub fn can_be_divided_into_parts(&self) -> bool {
+    /// Whether the loss of such a model [can be computed in parts](crate::Transformer::supports_loss_in_parts).
+    pub fn supports_loss_in_parts(&self) -> bool {
         !self.has_encoder() && self.score_soft_cap.is_none()
     }
 

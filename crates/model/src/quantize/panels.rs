@@ -26,7 +26,7 @@ impl PanelPart {
     pub(super) fn spec(self, name: &str, format: BlockFormat, shape: [usize; 2]) -> TensorSpec {
         // All formats in this layout have one of the two widths.
         let bits = format.separate_integers().unwrap_or(Bits::Int8);
-        let [mut lines, halves] = QuantizedMatrix::panel_shapes(shape, bits);
+        let [mut lines, halves] = QuantizedMatrix::panel_shapes(shape, format);
         let (suffix, dtype, shape) = match self {
             Self::Lines => {
                 if let Some(bytes) = lines.last_mut() {

@@ -14,7 +14,7 @@ use std::path::Path;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{AllocationProperty, Bytes, DType, Device, Tensor, TensorData};
-use nextword_base::hash::FileHash;
+use nextword_base::hash::{FileHash, sha256, sha256_hex};
 use safetensors::tensor::Dtype;
 
 pub use file::{NamedTensors, TensorFile, load_tensors, with_mapped};
@@ -31,6 +31,39 @@ pub fn for_each(model: &Transformer, visit: impl FnMut(&str, TensorData)) {
         path: Vec::new(),
         visit,
     });
+}
+
+/// SHA-256 of all weights, also the quantized ones, as hexadecimal digits.
+///
+/// ```
+/// use burn::tensor::Device;
+/// use nextword_model::{Bits, presets, weights};
+///
+/// let model = presets::statquest(5).init(&Device::flex(), 7)?;
+/// let other = presets::statquest(5).init(&Device::flex(), 8)?;
+/// assert_eq!(weights::hash(&model), weights::hash(&model.clone()));
+/// assert_ne!(weights::hash(&model), weights::hash(&other));
+/// assert_ne!(weights::hash(&model.quantize(Bits::Int8)), weights::hash(&other.quantize(Bits::Int8)));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn hash(model: &Transformer) -> String {
+    let mut hashes = Vec::new();
+    for_each(model, |_, data| hashes.extend(sha256(data.as_bytes())));
+    for (_, matrix) in model.quantized() {
+        hashes.extend(sha256(matrix.format().name().as_bytes()));
+        if let Some(blocks) = matrix.to_gguf() {
+            hashes.extend(sha256(&blocks));
+            continue;
+        }
+        for part in [
+            matrix.stored_integers(),
+            matrix.stored_scales(),
+            matrix.stored_minimums(),
+        ] {
+            hashes.extend(sha256(&part));
+        }
+    }
+    sha256_hex(&hashes)
 }
 
 struct ParamVisitor<F> {

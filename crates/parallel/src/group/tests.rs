@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::waiting::GRACE;
+use super::waiting::STOP_TIMEOUT;
 use super::*;
 use crate::TreeSum;
 
@@ -181,11 +181,11 @@ fn a_rank_that_is_alone_needs_nobody() {
     assert_eq!(group.waited(), Duration::ZERO);
 }
 
-/// Whether a rank that has waited for longer than [`GRACE`] still waits.
+/// Whether a rank that has waited for longer than [`STOP_TIMEOUT`] still waits.
 fn waits_long(group: &Group) -> bool {
     let link = group.0.link.as_ref().unwrap();
     group
-        .check_others(link, GRACE + Duration::from_secs(1))
+        .check_others(link, STOP_TIMEOUT + Duration::from_secs(1))
         .is_ok()
 }
 

@@ -9,11 +9,11 @@ use crate::ParallelError;
 use crate::exchange::Response;
 
 /// How often a waiting rank checks whether the others still run.
-const CHECK: Duration = Duration::from_millis(250);
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How long a rank waits for others on other machines after it was asked to stop, unless rank 0 may be saving: another
 /// rank may be gone.
-pub(super) const GRACE: Duration = Duration::from_secs(20);
+pub(super) const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
 impl Group {
     /// Waits for the next response.
@@ -24,7 +24,7 @@ impl Group {
         let start = Instant::now();
         let responses = lock(&link.responses);
         let response = loop {
-            match responses.recv_timeout(CHECK) {
+            match responses.recv_timeout(CHECK_INTERVAL) {
                 Ok(response) => break response,
                 Err(RecvTimeoutError::Timeout) => self.check_others(link, start.elapsed())?,
                 Err(RecvTimeoutError::Disconnected) => break Err(self.ended()),
@@ -47,7 +47,8 @@ impl Group {
         let peers = &self.0.peers;
         let own = &peers[self.rank()];
         let is_local = peers.iter().all(|peer| peer.is_visible_to(own));
-        if !is_local && waited > GRACE && !settings.expects_save && (settings.is_stopping)() {
+        if !is_local && waited > STOP_TIMEOUT && !settings.expects_save && (settings.is_stopping)()
+        {
             return Err(ParallelError::Lost {
                 rank: "another rank".to_string(),
             });

@@ -125,7 +125,7 @@ impl Collected {
         // The last token is predicted, and no input.
         self.report.needed_length = self.report.needed_length.max(needed.saturating_sub(1));
         if needed > self.max_length + 1 {
-            self.report.too_long += 1;
+            self.report.add_too_long(place);
         }
         match fitted {
             Ok(fitted) if !fitted.has_target() => {

@@ -41,6 +41,9 @@ pub struct ConversationReport {
     /// Number of samples that are longer than a sequence, and so were cut or left out.
     #[serde(skip_serializing_if = "is_zero")]
     pub too_long: usize,
+    /// Where the first of them are.
+    #[serde(skip)]
+    pub too_long_places: Vec<String>,
     /// Maximum number of tokens of a sequence.
     pub sequence_length: usize,
     /// The length that all samples would fit into.
@@ -132,6 +135,13 @@ impl ConversationReport {
             )
         });
         lines.collect()
+    }
+
+    pub(super) fn add_too_long(&mut self, place: &str) {
+        self.too_long += 1;
+        if self.too_long_places.len() < MAX_PLACES {
+            self.too_long_places.push(place.to_string());
+        }
     }
 
     /// Number of all samples, those that were left out among them.

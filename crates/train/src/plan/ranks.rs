@@ -161,7 +161,7 @@ impl Plan {
             None => counts.token_embedding + counts.position_embedding,
         };
         let last = (known_last as f64 / trained.max(1) as f64).min(1.0);
-        let hidden = if model.can_be_divided_into_parts() {
+        let hidden = if model.supports_loss_in_parts() {
             BACKWARD * micro_batch
         } else {
             0.0

@@ -99,10 +99,8 @@ pub fn evaluate_on_ranks(
         let tokens = hash_of_windows(windows, rows)?;
         let hint = "copy the same text and tokenizer to each machine";
         group.check_equal("the tokens (SHA-256)", &tokens, hint)?;
-        let mut hashes = Vec::new();
-        weights::for_each(model, |_, data| hashes.extend(sha256(data.as_bytes())));
         let hint = "copy the same model to each machine";
-        group.check_equal("the weights (SHA-256)", &sha256_hex(&hashes), hint)?;
+        group.check_equal("the weights (SHA-256)", &weights::hash(model), hint)?;
     }
     evaluate(group, model, windows, rows, &mut |_, _| {
         ControlFlow::Continue(())

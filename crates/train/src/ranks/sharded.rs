@@ -52,7 +52,7 @@ impl<'a> ShardBuckets<'a> {
     pub(super) fn send(&mut self, name: &str, values: &[f32]) -> Result<(), TrainError> {
         if self.shards.len(name) != Some(values.len()) {
             let problem = format!(
-                "its gradient has {} values, which is not known as its size",
+                "its gradient has {} values, which is not the size of the parameter",
                 values.len()
             );
             let hint = "please report this, and set parallel.shard_optimizer = false";

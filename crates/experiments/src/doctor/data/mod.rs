@@ -195,8 +195,7 @@ fn check_conversations(config: &RunConfig, report: &mut DataReport) {
     report.train_tokens = conversations.train.token_count() as u64;
     report.validation_tokens = conversations.validation.token_count() as u64;
     if read.too_long > 0 {
-        let example = read.left_out.values().next();
-        let example = example.and_then(|left_out| left_out.places.first());
+        let example = read.too_long_places.first();
         report.findings.push(Finding::new(
             FindingKind::LongConversations,
             read.too_long as u64,

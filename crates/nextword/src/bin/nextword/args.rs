@@ -66,8 +66,8 @@ impl BaseArgs {
 /// `--no-mmap`, of commands that compute with a model.
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct MappingArgs {
-    /// Copy the weights into memory instead of mapping their file, which must not change while it is used, e.g. if it is
-    /// on a network drive
+    /// Copy the weights into memory instead of memory-mapping their file; use it if the file may change while the program
+    /// runs, e.g. on a network drive
     #[arg(long)]
     no_mmap: bool,
 }

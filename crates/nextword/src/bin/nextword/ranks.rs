@@ -18,10 +18,10 @@ const BUILD: &str = "cargo build --release -p nextword --features mpi";
 
 /// How long a rank with an error waits for a lower one, which may have the same error, to tell it and end the run. Open
 /// MPI takes two seconds to end all ranks.
-const PRECEDENCE: Duration = Duration::from_secs(4);
+const PRECEDENCE_DELAY: Duration = Duration::from_secs(4);
 
 /// How long `mpirun` may run after the ranks of this machine have ended.
-const LAUNCHER: Duration = Duration::from_secs(7);
+const LAUNCHER_TIMEOUT: Duration = Duration::from_secs(7);
 
 /// How often the end of `mpirun` is looked for.
 const POLL: Duration = Duration::from_millis(50);
@@ -61,7 +61,7 @@ impl RankArgs {
     }
 
     /// Whether several ranks are asked for, or this is one of them.
-    pub(crate) fn are_several(&self) -> bool {
+    pub(crate) fn is_distributed(&self) -> bool {
         self.ranks.is_some_and(|ranks| ranks > 1) || Launched::from_environment().is_some()
     }
 
@@ -139,7 +139,7 @@ fn run_launcher(mut command: Command) -> anyhow::Result<ExitCode> {
         child.kill()?;
         child.wait()?;
         return Err(anyhow::anyhow!(
-            "the ranks of this machine have ended, but mpirun waits for machines that it does not reach; hint: end \
+            "the ranks on this machine have ended, but mpirun is waiting for machines that it cannot reach; hint: end \
              nextword there if it still runs"
         ));
     };
@@ -170,7 +170,7 @@ fn wait_for_launcher(
         if has_rank() {
             last_seen = Some(Instant::now());
         }
-        if last_seen.is_some_and(|seen: Instant| seen.elapsed() > LAUNCHER) {
+        if last_seen.is_some_and(|seen: Instant| seen.elapsed() > LAUNCHER_TIMEOUT) {
             return Ok(None);
         }
         std::thread::sleep(POLL);
@@ -221,11 +221,11 @@ pub(crate) fn refuse() -> anyhow::Result<()> {
 
 /// Gives each rank of a machine a GPU of its own, if the device has no number.
 pub(crate) fn choose_device(config: &mut RunConfig) {
-    config.device = own_device(&config.device);
+    config.device = rank_device(&config.device);
 }
 
 /// The device of this rank, where the user named `device`.
-pub(crate) fn own_device(device: &str) -> String {
+pub(crate) fn rank_device(device: &str) -> String {
     let is_gpu = ["cuda", "rocm", "wgpu", "vulkan", "metal"].contains(&device);
     match Launched::from_environment().filter(|_| is_gpu) {
         Some(launched) => format!("{device}:{}", launched.local_rank),
@@ -288,7 +288,7 @@ fn has_precedence(group: &Group) -> bool {
         return true;
     }
     let start = Instant::now();
-    while start.elapsed() < PRECEDENCE {
+    while start.elapsed() < PRECEDENCE_DELAY {
         std::thread::sleep(Duration::from_millis(50));
         if group.is_first_alive() {
             return false;

@@ -131,14 +131,15 @@ mod tests {
     #[test]
     fn columns_are_dequantized_to_the_bits_of_single_values() {
         let mut rng = Rng(9);
-        let (k, n) = (70, 37);
-        let values = rng.floats(k * n);
-        for format in [
-            BlockFormat::Q8_0,
-            BlockFormat::Q4_1,
-            BlockFormat::Symmetric4,
-        ] {
-            let w = QuantMatrix::quantize_as(MatRef::row_major(&values, k, n), format);
+        for format in BlockFormat::ALL {
+            let n = 37;
+            let (k, w) = if format.separate_integers().is_some() {
+                let values = rng.floats(70 * n);
+                let values = MatRef::row_major(&values, 70, n);
+                (70, QuantMatrix::quantize_as(values, format))
+            } else {
+                (512, random_blocks(&mut rng, 512, n, format))
+            };
             let mut columns = vec![0.0; k * (n - 3)];
             w.dequantize_columns(3, &mut columns);
             let expected = (3..n).flat_map(|j| (0..k).map(move |i| (i, j)));

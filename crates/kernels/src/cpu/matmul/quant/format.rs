@@ -155,14 +155,9 @@ impl BlockFormat {
         )
     }
 
-    /// Whether scales are f16, as in GGUF, and not bf16.
+    /// Whether scales are f16, as in GGUF. In formats with bf16 scales, the smallest integer, -128 or -8, does not occur.
     pub fn has_f16_scales(self) -> bool {
-        !self.is_symmetric()
-    }
-
-    /// Whether the smallest integer, -128 or -8, does not occur.
-    pub(crate) fn is_symmetric(self) -> bool {
-        matches!(self, Self::Symmetric8 | Self::Symmetric4)
+        !matches!(self, Self::Symmetric8 | Self::Symmetric4)
     }
 
     /// Whether each sub-block has integers by which scale and minimum are multiplied.

@@ -10,7 +10,7 @@ use super::{Line, PANEL};
 /// Types without padding for which any bytes are valid, so that bytes can be read as them.
 ///
 /// # Safety
-/// The type must be like that.
+/// The type must have no padding, and every bit pattern must be valid.
 pub(crate) unsafe trait Plain: Copy {
     /// The value of the bytes of a file, which are little-endian.
     fn from_file(bytes: &[u8]) -> Self;

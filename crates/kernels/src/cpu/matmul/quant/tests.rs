@@ -50,7 +50,7 @@ pub(super) fn random_blocks(rng: &mut Rng, k: usize, n: usize, format: BlockForm
 }
 
 fn random_matrix(rng: &mut Rng, k: usize, n: usize, format: BlockFormat) -> QuantMatrix {
-    if k.is_multiple_of(format.block_len()) && !format.is_symmetric() {
+    if k.is_multiple_of(format.block_len()) && format.has_f16_scales() {
         return random_blocks(rng, k, n, format);
     }
     let w = rng.floats(k * n);
@@ -81,7 +81,7 @@ fn quantization_error_is_at_most_half_a_step() {
                         let max_abs = (block..k.min(block + BLOCK))
                             .map(|i| w[i * strides[0] + j * strides[1]].abs())
                             .fold(0.0, f32::max);
-                        let steps = match (bits, q.format.is_symmetric()) {
+                        let steps = match (bits, !q.format.has_f16_scales()) {
                             (Bits::Int8, _) => 127.0,
                             (Bits::Int4, true) => 7.0,
                             // The search may shorten the range, so that its ends are off by more.

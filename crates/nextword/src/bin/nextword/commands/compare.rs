@@ -208,7 +208,7 @@ fn verdict(result: &Comparison) -> String {
         ""
     };
     format!(
-        "{better} is better by {} nats per token, 95 % {} to {}{certainty}; {share}",
+        "{better} is better by {} nats per token, 95 % interval {} to {}{certainty}; {share}",
         rounded(sign * difference.mean, 4),
         rounded(ends[0], 4),
         rounded(ends[1], 4)
@@ -284,11 +284,13 @@ mod tests {
         };
         assert_eq!(
             verdict(&with(-0.021, -0.027, -0.015)),
-            "B is better by 0.0210 nats per token, 95 % 0.0150 to 0.0270; B predicts 25.0 % of the tokens better"
+            "B is better by 0.0210 nats per token, 95 % interval 0.0150 to 0.0270; B predicts 25.0 % of the tokens better"
         );
         let unclear = verdict(&with(0.01, -0.01, 0.03));
         assert!(
-            unclear.starts_with("A is better by 0.0100 nats per token, 95 % -0.0100 to 0.0300;")
+            unclear.starts_with(
+                "A is better by 0.0100 nats per token, 95 % interval -0.0100 to 0.0300;"
+            )
         );
         assert!(unclear.contains("contains 0"), "{unclear}");
         for zero in [0.0, -0.0] {
@@ -296,6 +298,6 @@ mod tests {
             assert!(same.starts_with("A and B do not differ"), "{same}");
         }
         let tiny = verdict(&with(-1e-9, -2e-9, 3e-9));
-        assert!(tiny.contains("95 % 0.0000 to 0.0000"), "{tiny}");
+        assert!(tiny.contains("95 % interval 0.0000 to 0.0000"), "{tiny}");
     }
 }

@@ -111,8 +111,7 @@ fn texts(args: &EmbedArgs) -> anyhow::Result<Vec<String>> {
     Ok(texts)
 }
 
-/// Refuses blank texts: they have no meaning to compare, and without them the embeddings would not be those of the
-/// lines of the same numbers.
+/// Refuses blank texts: their embeddings mean nothing, and skipping them would shift the numbers of lines.
 fn check_blank(texts: &[String]) -> anyhow::Result<()> {
     let blank = texts.iter().position(|text| text.trim().is_empty());
     blank.map_or(Ok(()), |at| {

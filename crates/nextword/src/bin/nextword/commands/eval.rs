@@ -90,7 +90,7 @@ pub(crate) struct EvalArgs {
 
 /// Evaluates a model on a text or a task.
 pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
-    if args.ranks.are_several() {
+    if args.ranks.is_distributed() {
         return shared::run(args);
     }
     run_alone(args)?;

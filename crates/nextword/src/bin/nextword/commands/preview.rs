@@ -202,7 +202,7 @@ fn summary_lines(conversations: &Conversations) -> Vec<String> {
         count(report.train as u64, "conversation"),
         grouped(report.validation as u64)
     )];
-    lines.extend(number_lines(samples, "sample"));
+    lines.extend(statistics_lines(samples, "sample"));
     let listed = |counts: &std::collections::BTreeMap<String, usize>| {
         let parts: Vec<_> = counts
             .iter()
@@ -262,7 +262,7 @@ fn row_line(report: &RowReport) -> String {
     )
 }
 
-/// A number of the sample of an index.
+/// Returns a statistic of the sample with this index.
 type NumberOf = fn(&Samples, usize) -> usize;
 
 /// The numbers of a sample that are summarized, with their names.
@@ -272,7 +272,7 @@ const NUMBERS: [(&str, NumberOf); 2] = [
 ];
 
 /// The numbers of all samples as lines; `unit` is what a sample is.
-fn number_lines(samples: &Samples, unit: &str) -> Vec<String> {
+fn statistics_lines(samples: &Samples, unit: &str) -> Vec<String> {
     let lines = NUMBERS.iter().map(|(name, of)| {
         let (minimum, median, maximum) = range_of(samples, *of);
         format!("  {name:<12} minimum {minimum}, median {median}, maximum {maximum} per {unit}")
@@ -281,7 +281,7 @@ fn number_lines(samples: &Samples, unit: &str) -> Vec<String> {
 }
 
 /// Adds their number, and the numbers of all samples, to a summary.
-fn add_numbers(summary: &mut Value, samples: &Samples) {
+fn add_statistics(summary: &mut Value, samples: &Samples) {
     summary["samples"] = json!(samples.len());
     for (name, of) in NUMBERS {
         let (minimum, median, maximum) = range_of(samples, of);
@@ -304,7 +304,7 @@ fn range_of(samples: &Samples, of: NumberOf) -> (usize, usize, usize) {
 fn print_json(conversations: &Conversations, shown: Range<usize>) -> anyhow::Result<()> {
     let (samples, tokenizer) = (&conversations.train, &conversations.tokenizer);
     let mut summary = serde_json::to_value(&conversations.report)?;
-    add_numbers(&mut summary, samples);
+    add_statistics(&mut summary, samples);
     if let Some(report) = conversations.row_report()? {
         summary["rows"] = row_json(&report);
     }

@@ -36,11 +36,11 @@ pub(crate) struct QuantizeArgs {
     /// all other weights
     #[arg(long, default_value = "8", value_name = "N", value_parser = parse_bits)]
     embedding_bits: Bits,
-    /// Text like that which the model will read, .txt or .jsonl: with 4 bits, the weights of the blocks that its tokens
-    /// use most are rounded with the least error; token embedding and output layer are rounded as without it
+    /// Calibration text like that which the model will read, .txt or .jsonl: with 4 bits, rounding minimizes the error of
+    /// the layers' outputs on it; token embedding and output layer are not calibrated
     #[arg(long, value_name = "FILE", value_hint = ValueHint::AnyPath)]
     calibrate: Option<PathBuf>,
-    /// Most tokens of the text that the model reads, spread evenly over it
+    /// Maximum number of calibration tokens, from windows spread evenly over the text
     #[arg(
         long,
         value_name = "N",
@@ -147,7 +147,8 @@ pub(crate) fn run(args: &QuantizeArgs) -> anyhow::Result<()> {
 fn check_calibration(args: &QuantizeArgs, dir: &ModelDir) -> anyhow::Result<()> {
     if args.bits != Bits::Int4 {
         return Err(exit::usage(
-            "--calibrate guides the search for scales and minimums, which 8 bits do not need; hint: add --bits 4, or leave out --calibrate",
+            "--calibrate requires --bits 4, because 8-bit weights are rounded without a search; hint: add --bits 4, or \
+             leave out --calibrate",
         ));
     }
     let supported = [Architecture::Decoder, Architecture::Prefix];

@@ -17,11 +17,17 @@ impl DeviceMemoryError {
             rest[..digits].parse::<u64>().ok()
         };
         let fact = if let Some(rest) = after(ALLOCATION) {
-            format!("the device has no buffers of {} bytes", bytes(rest)?)
+            format!(
+                "the device cannot allocate a buffer of {} bytes",
+                bytes(rest)?
+            )
         } else if let Some(rest) = after(MEMORY) {
-            format!("the device has no memory left for {} bytes", bytes(rest)?)
+            format!(
+                "the device is out of memory: it cannot allocate {} bytes",
+                bytes(rest)?
+            )
         } else if message.contains("Out of Memory") || message.contains("OutOfMemory") {
-            "the device has no memory left".to_string()
+            "the device is out of memory".to_string()
         } else {
             return None;
         };
@@ -56,11 +62,11 @@ mod tests {
             "called `Result::unwrap()` on an `Err` value: can't allocate buffer of size: 154389504 backtrace",
         );
         assert!(too_large.is_some_and(|text| {
-            text.starts_with("the device has no buffers of 154389504 bytes; hint: ")
+            text.starts_with("the device cannot allocate a buffer of 154389504 bytes; hint: ")
         }));
         let full = error("out of device memory allocating 4096 bytes");
         assert!(full.is_some_and(|text| {
-            text.starts_with("the device has no memory left for 4096 bytes; ")
+            text.starts_with("the device is out of memory: it cannot allocate 4096 bytes; ")
         }));
         assert!(error("wgpu error: Out of Memory").is_some());
         assert_eq!(

@@ -108,7 +108,7 @@ fn thread_panics_and_events_are_printed_once() {
         .collect();
     assert!(
         matches!(panics[..], [line] if line.starts_with("internal error (bug in nextword): three")
-            && line.contains("exit.rs:")),
+            && line.contains("tests.rs:")),
         "{errors}"
     );
     let event = |text: &str| errors.matches(text).count();

@@ -37,7 +37,7 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
 
 /// Opens the device of this rank, where the user named `device`, if all ranks have the same kind. Rank 0 prints its name.
 pub(super) fn open_device(device: &str, group: &Group) -> anyhow::Result<Device> {
-    let own = ranks::own_device(device);
+    let own = ranks::rank_device(device);
     let taken = own.parse::<DeviceName>()?.resolve()?;
     check_same_program(group, &taken.to_string())?;
     if group.is_first() {

@@ -80,7 +80,7 @@ fn parse(
             let (attention, place) = ATTENTION
                 .iter()
                 .find_map(|(name, kind)| Some((*kind, value.trim().strip_prefix(*name)?)))
-                .unwrap_or((AttentionKind::Own, value));
+                .unwrap_or((AttentionKind::SelfAttention, value));
             let parsed = place.split_once('.').and_then(|(layer, head)| {
                 Some((layer.trim().parse().ok()?, head.trim().parse().ok()?))
             });
@@ -197,8 +197,8 @@ mod tests {
             ("no-mask", Edit::NoMask),
             (" no-positions ", Edit::NoPositions),
             ("no-residual", Edit::NoResidual),
-            ("head=0.1", head_off(AttentionKind::Own, 0, 1)),
-            ("head = 2 . 3", head_off(AttentionKind::Own, 2, 3)),
+            ("head=0.1", head_off(AttentionKind::SelfAttention, 0, 1)),
+            ("head = 2 . 3", head_off(AttentionKind::SelfAttention, 2, 3)),
             ("head=encoder.1.0", head_off(AttentionKind::Encoder, 1, 0)),
             ("head=cross.0.2", head_off(AttentionKind::Cross, 0, 2)),
             ("token=2:awesome", Edit::Token { position: 2, id: 4 }),

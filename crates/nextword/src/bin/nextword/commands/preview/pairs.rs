@@ -6,7 +6,9 @@ use nextword_data::SampleLayout;
 use nextword_train::{Pairs, RunConfig, prepare_pairs};
 use serde_json::json;
 
-use super::{PreviewArgs, add_numbers, id_lines, marked_text, marks, number_lines, selected};
+use super::{
+    PreviewArgs, add_statistics, id_lines, marked_text, marks, selected, statistics_lines,
+};
 use crate::format::{count, grouped, sanitize};
 use crate::{exit, output};
 
@@ -49,7 +51,7 @@ fn summary_lines(pairs: &Pairs) -> Vec<String> {
         count(report.train as u64, "pair"),
         grouped(report.validation as u64)
     )];
-    lines.extend(number_lines(samples, "pair"));
+    lines.extend(statistics_lines(samples, "pair"));
     lines.push(format!("  rows         {}", layout(samples.layout())));
     lines.push(format!(
         "  source       {}",
@@ -80,7 +82,7 @@ fn layout(layout: SampleLayout) -> &'static str {
 fn print_json(pairs: &Pairs, shown: Range<usize>) -> anyhow::Result<()> {
     let (samples, tokenizer) = (&pairs.train, &pairs.tokenizer);
     let mut summary = serde_json::to_value(&pairs.report)?;
-    add_numbers(&mut summary, samples);
+    add_statistics(&mut summary, samples);
     output::print_json(&summary)?;
     for index in shown {
         let sample = samples.sample(index)?;
