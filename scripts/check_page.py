@@ -85,7 +85,7 @@ def overview(page, url):
     page.goto("about:blank")
     page.goto(url)
     assert page.inner_text(".card h2") == "The prediction"
-    prompt = page.evaluate("tokensOf(state.panels[0])[lastOfPrompt(state.panels[0])].text")
+    prompt = page.evaluate("tokensOf(state.panels[0])[focusOf(state.panels[0])].text")
     predicted = page.evaluate("state.panels[0].story.answer[0].token.text")
     assert page.locator("#bar .word[aria-pressed=true]").first.inner_text().startswith(prompt)
     assert predicted in page.inner_text(".headline") and page.locator(".overview .bars .chosen").count() > 0
@@ -165,7 +165,7 @@ def statements(page):
     # A sampled token that is not the most likely one is not called the prediction.
     said = page.evaluate(
         """() => {
-      const [panel] = state.panels, { story } = panel, answer = story.answer[0], top = story.next_words[lastOfPrompt(panel)].top;
+      const [panel] = state.panels, { story } = panel, answer = story.answer[0], top = story.next_words[focusOf(panel)].top;
       const greedy = predictionSentence(panel);
       story.answer[0] = { ...answer, token: top[1], uniform: 0.5 };
       const sampled = predictionSentence(panel);

@@ -115,7 +115,6 @@ fn a_fault_has_one_exit_code_in_all_commands() {
         "eval @ text.txt",
         "eval @ --task task.jsonl",
         "generate @ x",
-        "serve runs/encoder_decoder --port 0",
         "fill runs/encoder_decoder ___",
         "embed runs/encoder_decoder x",
         "merge @ --out out",

@@ -8,7 +8,7 @@ use std::process::Output;
 use serde_json::Value;
 
 use crate::resume::TINY;
-use crate::util::{nextword, stderr};
+use crate::util::{nextword, output, stderr};
 
 /// Exit codes, as documented in the README.
 pub(crate) const USAGE: i32 = 2;
@@ -56,11 +56,7 @@ impl TestDir {
     }
 
     pub(crate) fn run(&self, args: &[&str]) -> Output {
-        nextword()
-            .args(args)
-            .current_dir(self.folder.path())
-            .output()
-            .unwrap()
+        output(nextword().args(args).current_dir(self.folder.path()))
     }
 
     /// Runs a command that must succeed. Returns its standard output.

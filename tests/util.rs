@@ -1,9 +1,12 @@
 //! Shared helpers.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
 use nextword_data::{IGNORE, TokenBatch};
@@ -92,6 +95,56 @@ pub(crate) fn batch(batch: usize, seq: usize, vocab_size: usize, salt: u64) -> T
             .collect(),
         ..TokenBatch::default()
     }
+}
+
+/// Longer than any command in a test takes, also on a busy machine.
+const TIME_LIMIT: Duration = Duration::from_mins(10);
+
+/// Runs a command without input to its end. A command that does not end fails the test instead of holding up all.
+pub(crate) fn output(command: &mut Command) -> Output {
+    output_within(command, TIME_LIMIT)
+}
+
+fn output_within(command: &mut Command, limit: Duration) -> Output {
+    command.stdin(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let stdout = read_to_end(child.stdout.take().unwrap());
+    let stderr = read_to_end(child.stderr.take().unwrap());
+    let started = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if started.elapsed() > limit {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            panic!("{command:?} did not end in {} s", limit.as_secs());
+        }
+        thread::sleep(Duration::from_millis(2));
+    };
+    Output {
+        status,
+        stdout: stdout.join().unwrap(),
+        stderr: stderr.join().unwrap(),
+    }
+}
+
+fn read_to_end(mut pipe: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        pipe.read_to_end(&mut bytes).unwrap();
+        bytes
+    })
+}
+
+#[test]
+#[should_panic(expected = "did not end")]
+fn a_command_that_does_not_end_fails_its_test() {
+    let letters = root().join("docs/models/letters");
+    let mut command = nextword();
+    command.arg("serve").arg(letters).args(["--port", "0"]);
+    output_within(&mut command, Duration::from_millis(50));
 }
 
 /// The built program, in the profile of these tests.

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use burn::tensor::Tensor;
 
-use crate::{Hook, Probe, Site, weights};
+use crate::tensor_data::to_f32_vec;
+use crate::{Hook, Probe, Site};
 
 /// A probe that sums the squares of each input of the linear layers in the blocks over all tokens, in f64 and in the
 /// order of the tokens, so that the sums do not depend on the division into batches.
@@ -66,7 +67,7 @@ impl Probe for InputSquares {
         let sums = self.layers.entry(name).or_default();
         sums.tokens += (batch * seq) as u64;
         sums.squares.resize(width, 0.0);
-        let values = weights::to_f32_vec(input.to_data());
+        let values = to_f32_vec(input.to_data());
         for token in values.chunks_exact(width.max(1)) {
             for (sum, value) in sums.squares.iter_mut().zip(token) {
                 *sum += f64::from(*value) * f64::from(*value);
@@ -123,7 +124,7 @@ mod tests {
     impl Probe for Values {
         fn record<const D: usize>(&mut self, site: Site, tensor: &Tensor<D>) {
             if site.hook == self.0 {
-                self.1.push(weights::to_f32_vec(tensor.to_data()));
+                self.1.push(to_f32_vec(tensor.to_data()));
             }
         }
     }

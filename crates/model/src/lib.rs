@@ -63,6 +63,7 @@ mod recompute;
 mod rounding_error;
 mod row_adapter;
 mod small_files;
+mod tensor_data;
 mod token_texts;
 mod transformer;
 pub mod weights;

@@ -17,6 +17,7 @@ use burn::tensor::{AllocationProperty, Bytes, DType, Device, Tensor, TensorData}
 use nextword_base::hash::{FileHash, sha256, sha256_hex};
 use safetensors::tensor::Dtype;
 
+pub use crate::tensor_data::to_f32_vec;
 pub use file::{NamedTensors, TensorFile, load_tensors, with_mapped};
 pub use parameters::{is_in_block, layout};
 pub use source::WeightSource;
@@ -132,11 +133,6 @@ impl ModuleVisitor for ParamCollector {
         };
         self.params.insert(self.path.join("."), reader);
     }
-}
-
-/// Converts `data` of any float type to f32 values.
-pub fn to_f32_vec(data: TensorData) -> Vec<f32> {
-    data.convert::<f32>().try_into_vec().unwrap_or_default()
 }
 
 /// Loads the model of `config` on `device` with the weights in `path`: f64, f32, f16, bf16 or
