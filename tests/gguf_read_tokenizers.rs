@@ -289,6 +289,40 @@ pub(crate) fn sentencepiece_file(dir: &TestDir) -> RawFile {
     RawFile::read(&dir.path("model.gguf"))
 }
 
+/// The file has a BOS token all the same: llama.cpp takes token 11 or 1 for that of a file without one.
+#[test]
+fn a_model_without_bos_token_has_none_after_gguf() {
+    let dir = TestDir::new();
+    let bytes = byte_tokenizer(&[("<e>", json!({})), ("<b>", json!({}))], &[], &json!({}));
+    let pieces = sentencepiece(&mut test_rng("no BOS token"));
+    for (file, eos) in [(&bytes, 256), (&pieces, 2)] {
+        for (bos, prefix) in [
+            (None, vec![]),
+            (None, vec![eos - 1]),
+            (Some(eos), vec![]),
+            (Some(eos), vec![eos - 1]),
+            (Some(eos - 1), vec![eos - 1]),
+        ] {
+            let special = ModelTokens {
+                bos_id: bos,
+                prefix_ids: Some(prefix.clone()),
+                eos_ids: vec![eos],
+                document_eos_id: Some(eos),
+                source: Some(TokenSource::Declared),
+                ..ModelTokens::default()
+            };
+            let (_, opened) = reopened(&dir, file, special);
+            let read = &opened.card.special;
+            assert_eq!((read.bos_id, read.prefix()), (bos, prefix.as_slice()));
+            assert_eq!(read.bos_token.is_some(), bos.is_some());
+            assert_eq!(read.eos_ids, [eos]);
+            let meta = crate::gguf::read(&dir.path("model.gguf")).meta;
+            let expected = prefix.first().copied().or(bos).unwrap_or(eos);
+            assert_eq!(meta["tokenizer.ggml.bos_token_id"], expected.to_string());
+        }
+    }
+}
+
 #[test]
 fn sentencepiece_tokenizers_are_read_back() {
     let dir = TestDir::new();

@@ -161,7 +161,40 @@ fn rules_that_a_gguf_file_cannot_say_are_named() {
         let tokens = [("</s>", plain.clone()), ("<x>", json!({flag: true}))];
         let error = export(&tokens, &plain).unwrap_err();
         assert!(error.contains("\"<x>\"") && error.contains(flag), "{error}");
+        let is_word = flag == "single_word";
+        assert_ne!(error.contains("white space"), is_word, "{error}");
     }
+}
+
+#[test]
+fn normalizers_that_a_gguf_file_cannot_express_are_named() {
+    let dir = TestDir::new();
+    let named = |normalizer: &Value| {
+        let mut file = byte_tokenizer(&[("</s>", json!({}))], &[], &json!({}));
+        file["normalizer"] = normalizer.clone();
+        let model = model_with(&dir, &file, declared(&[256]));
+        gguf_differences(&model).map_err(|error| error.to_string())
+    };
+    let list = |steps: &[Value]| json!({"type": "Sequence", "normalizers": steps});
+    let [nfc, nfkc, lowercase] = ["NFC", "NFKC", "Lowercase"].map(|kind| json!({"type": kind}));
+    for (normalizer, expected) in [
+        (Value::Null, &[][..]),
+        (list(&[]), &[]),
+        (nfc.clone(), &["NFC"]),
+        (list(&[nfc.clone(), nfkc]), &["NFC", "NFKC"]),
+    ] {
+        let notes = named(&normalizer).unwrap();
+        assert_eq!(notes.len(), expected.len(), "{notes:?}");
+        for (note, name) in notes.iter().zip(expected) {
+            let part = format!("does not apply the normalizer {name} ");
+            assert!(
+                note.contains(&part) && note.contains("other tokens"),
+                "{note}"
+            );
+        }
+    }
+    let error = named(&list(&[nfc, lowercase])).unwrap_err();
+    assert!(error.contains("its normalizer \"Lowercase\""), "{error}");
 }
 
 #[test]
@@ -199,9 +232,12 @@ fn differences_in_spaces_are_named() {
     };
     let prepend = json!({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"},
         {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]});
+    let mut composed = prepend.clone();
+    composed["normalizers"][0] = json!({"type": "NFKC"});
     let none = Value::Null;
     for (pre_tokenizer, normalizer, adds, note) in [
         (&none, &prepend, "true", None),
+        (&none, &composed, "false", Some("normalizer NFKC")),
         (&metaspace("never", false), &none, "false", None),
         (
             &metaspace("always", false),
@@ -230,6 +266,11 @@ fn differences_in_spaces_are_named() {
     let model = model_with(&dir, &file(&none, &prepend, "<0x41>"), declared(&[0]));
     let error = gguf_differences(&model).unwrap_err().to_string();
     assert!(error.contains("<0x41>"), "{error}");
+    let mut without_bytes = file(&none, &prepend, "");
+    without_bytes["model"]["byte_fallback"] = json!(false);
+    let model = model_with(&dir, &without_bytes, declared(&[0]));
+    let error = gguf_differences(&model).unwrap_err().to_string();
+    assert!(error.contains("byte_fallback"), "{error}");
 }
 
 /// The unknown token can be a training target, a byte that text does not contain cannot.

@@ -259,6 +259,91 @@ fn tokens_come_from_the_first_file_that_declares_them() {
 }
 
 #[test]
+fn eos_ids_outside_the_vocabulary_are_said() {
+    let dir = TestDir::new();
+    let none = Value::Null;
+    for (number, (config, generation, outside, eos)) in [
+        (
+            json!(2),
+            json!({"eos_token_id": [9000, 2]}),
+            "9000",
+            vec![2],
+        ),
+        // Without another id, the next file is asked.
+        (
+            json!([7000, 2]),
+            json!({"eos_token_id": 9000}),
+            "9000, 7000",
+            vec![2],
+        ),
+        (json!(7000), json!({"eos_token_id": 2}), "", vec![2]),
+        (json!(7000), none.clone(), "7000", vec![]),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let declaration = Declaration {
+            config: &json!({"bos_token_id": 1, "eos_token_id": config}),
+            generation: &generation,
+            settings: &none,
+            post_processor: &none,
+            end: "</s>",
+        };
+        declare(&dir, &format!("hf{number}"), &declaration);
+        let out = format!("model{number}");
+        let output = dir.run(&["import", &format!("hf{number}"), "--out", &out]);
+        assert!(output.status.success(), "{}", stderr(&output));
+        let note = format!("note: EOS ids outside the vocabulary are left out: {outside}\n");
+        let shown = stderr(&output);
+        assert_eq!(
+            shown.contains(&note),
+            !outside.is_empty(),
+            "{number}: {shown}"
+        );
+        let special = ModelDir::open(&dir.path(&out)).unwrap().card.special;
+        assert_eq!(special.eos_ids, eos, "{number}");
+    }
+}
+
+#[test]
+fn sampling_settings_survive_import_and_export() {
+    let dir = TestDir::new();
+    let none = Value::Null;
+    let generation = json!({"eos_token_id": 2, "do_sample": true, "temperature": 0.6, "top_p": 0.9,
+        "top_k": 20, "transformers_version": "5.0.0"});
+    let declaration = Declaration {
+        config: &json!({"bos_token_id": 1, "eos_token_id": 2}),
+        generation: &generation,
+        settings: &none,
+        post_processor: &none,
+        end: "</s>",
+    };
+    let folder = declare(&dir, "hf", &declaration);
+    import(&folder, &dir.path("model")).unwrap();
+    let model = ModelDir::open(&dir.path("model")).unwrap();
+    nextword_convert::export_hf(&model, FloatType::F32, &dir.path("copy")).unwrap();
+    let copy = read(&dir.path("copy/generation_config.json"));
+    let expected = json!({"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": null, "do_sample": true,
+        "temperature": 0.6, "top_p": 0.9, "top_k": 20});
+    assert_eq!(copy, expected);
+}
+
+#[test]
+fn words_without_unknown_token_are_named_at_export() {
+    for (unk, count) in [("", 1), ("<unk>", 0)] {
+        let words = nextword_data::TokenizerConfig::words().with_unk(unk);
+        let texts = std::iter::once(Ok("a few words".to_string()));
+        let tokenizer = nextword_data::build_tokenizer(&words, texts).unwrap();
+        let file = serde_json::from_str(&tokenizer.to_json().unwrap()).unwrap();
+        let dir = TestDir::new();
+        let model = crate::gguf_tokenizers::model_with(&dir, &file, ModelTokens::default());
+        let notes = nextword_convert::hf_differences(&model).unwrap();
+        assert_eq!(notes.len(), count, "{notes:?}");
+        assert!(notes.iter().all(|note| note.contains("data.tokenizer.unk")));
+    }
+}
+
+#[test]
 fn a_lone_special_token_does_not_end_a_completion() {
     let dir = TestDir::new();
     let none = Value::Null;
@@ -313,13 +398,18 @@ fn a_text_and_a_task_are_read_after_the_same_token() {
     dir.write("text.txt", &text);
     dir.write("task.jsonl", json!({"text": text}).to_string());
     let prefixed = prefix_of("<s>", 1);
+    let mut twice = prefixed.clone();
+    let token = |name: &str| json!({"SpecialToken": {"id": name, "type_id": 0}});
+    twice["single"] = json!([token("</s>"), token("<s>"), {"Sequence": {"id": "A", "type_id": 0}}]);
+    twice["special_tokens"]["</s>"] = json!({"id": "</s>", "ids": [2], "tokens": ["</s>"]});
     for (name, bos, bos_id, post_processor, first) in [
-        ("adds", json!("<s>"), json!(1), &prefixed, 1),
-        ("declares", json!("<s>"), json!(1), &none, 1),
+        ("adds", json!("<s>"), json!(1), &prefixed, &[1][..]),
+        ("adds-two", json!("<s>"), json!(1), &twice, &[2, 1]),
+        ("declares", json!("<s>"), json!(1), &none, &[1]),
         // lm-evaluation-harness asks the tokenizer, not the model.
-        ("lacks", none.clone(), json!(1), &none, 2),
-        ("lacks-both", none.clone(), none.clone(), &none, 2),
-        ("differs", json!("</s>"), json!(1), &none, 2),
+        ("lacks", none.clone(), json!(1), &none, &[2]),
+        ("lacks-both", none.clone(), none.clone(), &none, &[2]),
+        ("differs", json!("</s>"), json!(1), &none, &[2]),
     ] {
         let declaration = Declaration {
             config: &json!({"bos_token_id": bos_id, "eos_token_id": [9, 2]}),
@@ -337,7 +427,7 @@ fn a_text_and_a_task_are_read_after_the_same_token() {
         };
         let by_text = json(&["eval", name, "text.txt", "--json"]);
         let by_task = json(&["eval", name, "--task", "task.jsonl", "--json"]);
-        assert_eq!(by_text["prefix"], json!([first]), "{name}");
+        assert_eq!(by_text["prefix"], json!(first), "{name}");
         assert_eq!(by_text["counts_eos"], false);
         let number = |value: &Value| value.as_f64().unwrap();
         let loss = &by_text["loss"];

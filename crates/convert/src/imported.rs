@@ -24,4 +24,6 @@ pub struct Imported {
     pub has_chat_template: bool,
     /// The EOS token, if no file declares one, so that it was guessed by its name.
     pub guessed_eos: Option<String>,
+    /// The EOS ids in the files that the vocabulary does not have, so that they are left out.
+    pub eos_outside_vocabulary: Vec<u32>,
 }

@@ -57,7 +57,7 @@ pub use gguf::{
     export as export_gguf, export_with_embedding as export_gguf_with_embedding,
     lora::export as export_gguf_lora,
 };
-pub use hf::export::export as export_hf;
+pub use hf::export::{differences as hf_differences, export as export_hf};
 pub use hf::read_config_text;
 pub use import::{check_settings, import, import_with};
 pub use imported::{ImportOptions, Imported};

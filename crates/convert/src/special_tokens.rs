@@ -101,12 +101,43 @@ pub(crate) fn read(
         target_start_id: target_start,
         suffix_ids: suffix,
         further_settings: files.further_settings(),
+        sampling_settings: files.sampling_settings(),
         source: Some(source),
     })
 }
 
+/// The EOS ids of `generation_config.json` and `config.json` that a vocabulary of `vocab_size` ids does not have. Of
+/// `config.json` only if it is asked, because the former has no other id.
+pub(crate) fn eos_outside(from: &Path, vocab_size: usize) -> Result<Vec<u32>, ConvertError> {
+    let files = Files::read(from)?;
+    let mut outside = Vec::new();
+    for file in [&files.generation, &files.config] {
+        let (known, others): (Vec<u32>, Vec<u32>) = ids(&file["eos_token_id"])
+            .into_iter()
+            .partition(|id| (*id as usize) < vocab_size);
+        outside.extend(others);
+        if !known.is_empty() {
+            break;
+        }
+    }
+    Ok(outside)
+}
+
 /// Settings that name special tokens without a role of their own, in older and newer versions of transformers.
 const FURTHER_SETTINGS: [&str; 2] = ["extra_special_tokens", "additional_special_tokens"];
+
+/// How transformers samples a completion, in `generation_config.json`.
+const SAMPLING_SETTINGS: [&str; 9] = [
+    "do_sample",
+    "min_p",
+    "no_repeat_ngram_size",
+    "num_beams",
+    "repetition_penalty",
+    "temperature",
+    "top_k",
+    "top_p",
+    "typical_p",
+];
 
 /// The files of a folder that name special tokens; `null` for missing ones.
 struct Files {
@@ -135,6 +166,14 @@ impl Files {
             Some((key.to_string(), value.clone()))
         };
         FURTHER_SETTINGS.into_iter().filter_map(setting).collect()
+    }
+
+    fn sampling_settings(&self) -> BTreeMap<String, Value> {
+        let setting = |key: &str| {
+            let value = &self.generation[key];
+            (value.is_number() || value.is_boolean()).then(|| (key.to_string(), value.clone()))
+        };
+        SAMPLING_SETTINGS.into_iter().filter_map(setting).collect()
     }
 
     fn read(from: &Path) -> Result<Self, ConvertError> {

@@ -177,6 +177,7 @@ pub(crate) fn check_split(
     validation: u64,
 ) -> Result<(), DataError> {
     let hint = match split.by {
+        _ if split.validation == 0.0 => "add text that the tokenizer has tokens for",
         SplitBy::Tail => {
             "add text, or set data.split.validation = 0 to use everything for training"
         }

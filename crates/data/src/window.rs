@@ -190,7 +190,10 @@ impl DocumentWindows {
         first_window.push(count);
         for document in 0..tokens.document_count() {
             let targets = tokens.document(document).len().saturating_sub(prefix);
-            count += targets.div_ceil(context_length) as u64;
+            if targets > 0 {
+                let others = targets.saturating_sub(first_targets(context_length, prefix));
+                count += 1 + others.div_ceil(context_length) as u64;
+            }
             all_targets += targets as u64;
             first_window.push(count);
         }
@@ -214,28 +217,41 @@ impl DocumentWindows {
 
     /// The token range of window `window` (below [`Self::count`]): its targets and the token before them.
     pub(crate) fn range(&self, window: usize) -> Range<usize> {
-        let (document, start) = self.document_and_start(window);
-        start..(start + self.context_length + 1).min(document.end)
+        let (document, targets) = self.document_and_targets(window);
+        targets.start - 1..targets.end.min(document.end)
     }
 
     /// The token range of window `window`, extended to the left as far as its document and the context allow,
     /// and the number of targets at its start that other windows predict.
     pub(crate) fn range_with_left_context(&self, window: usize) -> (Range<usize>, usize) {
-        let (document, start) = self.document_and_start(window);
-        let end = (start + self.context_length + 1).min(document.end);
+        let (document, targets) = self.document_and_targets(window);
+        let end = targets.end.min(document.end);
         let extended = end.saturating_sub(self.context_length + 1);
         let extended = extended.max(document.start);
-        (extended..end, start - extended)
+        (extended..end, targets.start - 1 - extended)
     }
 
-    /// The document of window `window`, and the token before the window's first target.
-    fn document_and_start(&self, window: usize) -> (Range<usize>, usize) {
+    /// The document of window `window`, and the window's targets if the document is long enough.
+    fn document_and_targets(&self, window: usize) -> (Range<usize>, Range<usize>) {
         let after = self
             .first_window
             .partition_point(|&first| first <= window as u64);
         let document = self.tokens.document(after.saturating_sub(1));
         let window_in_document = window - self.first_window[after.saturating_sub(1)] as usize;
-        let first_target = document.start + self.prefix + window_in_document * self.context_length;
-        (document, first_target - 1)
+        let first_target = document.start + self.prefix;
+        let first_end = first_target + first_targets(self.context_length, self.prefix);
+        let targets = match window_in_document.checked_sub(1) {
+            None => first_target..first_end,
+            Some(before) => {
+                let start = first_end + before * self.context_length;
+                start..start + self.context_length
+            }
+        };
+        (document, targets)
     }
+}
+
+/// Targets of the first window of a document: as many as leave space for the whole prefix, which is before them.
+fn first_targets(context_length: usize, prefix: usize) -> usize {
+    (context_length + 1).saturating_sub(prefix).max(1)
 }

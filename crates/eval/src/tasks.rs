@@ -387,8 +387,11 @@ impl Scorer<'_> {
         let ids = [start.as_slice(), text].concat();
         let context_length = self.model.config().context_length;
         let (mut sum, mut done) = (0.0, start.len());
+        // The first window has the whole start.
+        let mut targets = (context_length + 1).saturating_sub(start.len()).max(1);
         while done < ids.len() {
-            let end = ids.len().min(done + context_length);
+            let end = ids.len().min(done + targets);
+            targets = context_length;
             // Later windows include as much left context as fits.
             sum += self.score(
                 &ids[end.saturating_sub(context_length + 1)..end],

@@ -90,6 +90,10 @@ pub struct ModelTokens {
     /// `additional_special_tokens`) and as they are. They are exported, and have no other effect.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub further_settings: BTreeMap<String, serde_json::Value>,
+    /// How transformers samples a completion of an imported model, by the keys of `generation_config.json`. Exported, and
+    /// without other effect.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub sampling_settings: BTreeMap<String, serde_json::Value>,
     /// Where these tokens come from; `None` for an incomplete card of an earlier version.
     #[serde(rename = "token_source", skip_serializing_if = "Option::is_none")]
     pub source: Option<TokenSource>,

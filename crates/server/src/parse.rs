@@ -56,13 +56,14 @@ impl Prompt {
         }
     }
 
-    /// The character offset in the text at which each token begins. `None` if the text has no unknown
-    /// parts, so that it is the text of the tokens, or if the offsets are not known.
+    /// The character offset in the text at which each token begins. `None` if the text is that of the tokens (without
+    /// unknown parts, special tokens and white space that is lost), or if the offsets are not known.
     fn token_offsets(&self, model: &Model) -> Option<Vec<usize>> {
-        let (encoding, ranges) = model.tokenizer().encode_with_ranges(&self.text);
+        let tokenizer = model.tokenizer();
+        let (encoding, ranges) = tokenizer.encode_with_ranges(&self.text);
         // A BOS token, or the token that an empty prompt begins with, may precede the text's.
         let before = self.ids.strip_suffix(encoding.ids.as_slice())?.len();
-        if encoding.unknown_count == 0 {
+        if encoding.unknown_count == 0 && tokenizer.decode(&encoding.ids) == self.text {
             return None;
         }
         let mut offsets = vec![0; before];

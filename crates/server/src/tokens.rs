@@ -97,9 +97,19 @@ pub(crate) fn to_text(model: &Model, params: &mut Params<'_>) -> Result<Value, A
     let tokenizer = model.tokenizer();
     let text = match params.optional_flag("skip_special_tokens")? {
         Some(false) => tokenizer.decode_with_special_tokens(&ids),
-        _ => tokenizer.decode(&ids),
+        _ => tokenizer.decode(&without_special(&**tokenizer, &ids)),
     };
     Ok(json!({"content": text}))
+}
+
+/// `ids` without special tokens that have a text in a completion: the unknown token of words and characters.
+fn without_special(tokenizer: &dyn Tokenizer, ids: &[u32]) -> Vec<u32> {
+    let special = tokenizer.special_texts();
+    let is_special = |id: u32| {
+        let text = tokenizer.id_to_token(id);
+        text.is_some_and(|text| special.contains(&text))
+    };
+    ids.iter().copied().filter(|id| !is_special(*id)).collect()
 }
 
 /// The byte range of each token in `text`. `None` from the first token whose text differs from the input

@@ -82,6 +82,7 @@ pub(crate) fn import(
         config: model.config.clone(),
         card: model.card.clone(),
         guessed_eos: None,
+        eos_outside_vocabulary: Vec::new(),
     })
 }
 

@@ -39,6 +39,10 @@ const ACTIVATION_KEY: &str = "nextword.feed_forward";
 /// nextword's own key for the ids of all tokens that end a completion, of which `llama.cpp` knows some by name.
 const EOS_IDS_KEY: &str = "nextword.eos_token_ids";
 
+/// nextword's own key for the BOS token, an empty list without one. Only where `tokenizer.ggml.bos_token_id` is another, since
+/// `llama.cpp` takes a regular token for the BOS token of a file without that.
+const BOS_IDS_KEY: &str = "nextword.bos_token_ids";
+
 /// The type of matrices in a GGUF file. Vectors are always f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(non_camel_case_types)] // GGUF's names.

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use nextword_model::{DEFAULT_TEMPLATE, ModelTokens, TokenSource, check_chat_templates};
 
-use super::EOS_IDS_KEY;
 use super::metadata::{Metadata, MetadataError, ReadValue};
 use super::pre_tokenizers;
 use super::read_tokenizer::{TokenKind, Vocabulary};
 use super::reader::GgufFile;
 use super::special::{EOS_KEYS, KNOWN_EOS};
+use super::{BOS_IDS_KEY, EOS_IDS_KEY};
 use crate::ConvertError;
 
 /// Where the chat templates are.
@@ -47,15 +47,16 @@ pub(super) fn tokens(vocabulary: &Vocabulary) -> Result<ModelTokens, ConvertErro
             matches!(kind, Some(TokenKind::Control | TokenKind::Unknown))
         }))
     };
-    let mut bos_id = id_at("bos_token_id", Some(1))?;
+    let file_bos = id_at("bos_token_id", Some(1))?;
+    let mut bos_id = file_bos;
     let main_eos = id_at(EOS_KEYS[0], Some(2))?;
     let mut eos_ids: Vec<u32> = main_eos.into_iter().collect();
     for key in &EOS_KEYS[1..] {
         eos_ids.extend(id_at(key, None)?.filter(|id| !eos_ids.contains(id)));
     }
-    let declared = vocabulary.file.metadata.counts(EOS_IDS_KEY);
-    let declared = declared
-        .map_err(|MetadataError(problem)| ConvertError::source(vocabulary.file.path(), problem))?;
+    let metadata = &vocabulary.file.metadata;
+    let invalid = |MetadataError(problem)| ConvertError::source(vocabulary.file.path(), problem);
+    let declared = metadata.counts(EOS_IDS_KEY).map_err(invalid)?;
     if let Some(declared) = declared {
         eos_ids = declared.into_iter().filter_map(in_vocabulary).collect();
         // A model without an EOS token has one in its file all the same, also as BOS token.
@@ -73,6 +74,9 @@ pub(super) fn tokens(vocabulary: &Vocabulary) -> Result<ModelTokens, ConvertErro
             }
         }
         eos_ids = distinct;
+    }
+    if let Some(declared) = metadata.counts(BOS_IDS_KEY).map_err(invalid)? {
+        bos_id = declared.into_iter().find_map(in_vocabulary);
     }
     let document_eos_id = main_eos.filter(|id| eos_ids.contains(id));
     let pad_id = id_at("padding_token_id", None)?;
@@ -100,11 +104,12 @@ pub(super) fn tokens(vocabulary: &Vocabulary) -> Result<ModelTokens, ConvertErro
         pad_id,
         pad_token: text(pad_id),
         unk_token: text(unknown_id),
-        prefix_ids: Some(bos_id.filter(|_| adds_bos).into_iter().collect()),
+        prefix_ids: Some(file_bos.filter(|_| adds_bos).into_iter().collect()),
         target_start_id: None,
         suffix_ids: first_eos.filter(|_| adds_eos).into_iter().collect(),
         eos_ids,
         further_settings: BTreeMap::new(),
+        sampling_settings: BTreeMap::new(),
         source: Some(TokenSource::Declared),
     })
 }

@@ -9,23 +9,62 @@ use crate::error::unsupported_tokenizer as unsupported;
 
 /// Rejects added tokens that match more than their text.
 pub(super) fn check_added_tokens(file: &Value) -> Result<(), ConvertError> {
+    let spaces = "the texts never have such white space";
     let effects = [
-        ("lstrip", "removes white space before it"),
-        ("rstrip", "removes white space after it"),
-        ("single_word", "is found only as a whole word"),
+        ("lstrip", "removes white space before it", spaces),
+        ("rstrip", "removes white space after it", spaces),
+        (
+            "single_word",
+            "is found only as a whole word",
+            "the texts never have it within a word",
+        ),
     ];
     for token in file["added_tokens"].as_array().into_iter().flatten() {
-        for (flag, effect) in effects {
+        for (flag, effect, condition) in effects {
             if token[flag] == true {
                 return unsupported(format!(
                     "its added token {} {effect} (`{flag}`), which a GGUF file cannot say; hint: set {flag} to false in \
-                     tokenizer.json if the texts never have such white space",
+                     tokenizer.json if {condition}",
                     token["content"]
                 ));
             }
         }
     }
     Ok(())
+}
+
+/// Normalizers that leave most text as it is.
+const MILD_NORMALIZERS: [&str; 6] = ["NFC", "NFD", "NFKC", "NFKD", "Nmt", "Precompiled"];
+
+/// A note for each normalizer that `llama.cpp` does not apply. Those that change most texts are errors. `▁` for spaces can
+/// be expressed if the vocabulary `writes_spaces` so.
+pub(super) fn normalizer_notes(
+    file: &Value,
+    writes_spaces: bool,
+) -> Result<Vec<String>, ConvertError> {
+    let mut notes = Vec::new();
+    for step in steps(&file["normalizer"], "normalizers") {
+        let kind = step["type"].as_str().unwrap_or("");
+        let is_expressible = match kind {
+            "Prepend" => writes_spaces && step["prepend"] == "▁",
+            "Replace" => {
+                let is_space = step["pattern"]["String"] == " " || step["pattern"]["Regex"] == " ";
+                writes_spaces && is_space && step["content"] == "▁"
+            }
+            _ => step.is_null(),
+        };
+        if is_expressible {
+            continue;
+        }
+        if !MILD_NORMALIZERS.contains(&kind) {
+            return unsupported(format!("its normalizer {kind:?} is not supported"));
+        }
+        notes.push(format!(
+            "llama.cpp does not apply the normalizer {kind} of the tokenizer: it splits a text that {kind} changes into \
+             other tokens, unless the text is normalized before"
+        ));
+    }
+    Ok(notes)
 }
 
 /// The first of `tokens` that merging its characters by `merges` does not lead to.

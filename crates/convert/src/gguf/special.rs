@@ -3,8 +3,8 @@
 use nextword_data::Tokenizer;
 use nextword_model::ModelTokens;
 
-use super::EOS_IDS_KEY;
 use super::file::MetadataValue;
+use super::{BOS_IDS_KEY, EOS_IDS_KEY};
 use crate::ConvertError;
 use crate::error::unsupported_tokenizer as unsupported;
 
@@ -42,7 +42,10 @@ pub(super) const KNOWN_EOS: [&str; 23] = [
 pub(super) struct Special {
     /// One for each of [`EOS_KEYS`], at most.
     eos: Vec<u32>,
+    /// For llama.cpp, which has a default of its own for a file without one.
     bos: Option<u32>,
+    /// That of the model, for nextword.
+    declared_bos: Option<u32>,
     pad: Option<u32>,
     adds_bos: bool,
     adds_eos: bool,
@@ -106,6 +109,7 @@ impl Special {
                 .copied()
                 .or(special.bos_id)
                 .or(keyed.first().copied()),
+            declared_bos: special.bos_id,
             eos: keyed,
             declared: eos.all,
             pad: match special.source {
@@ -130,13 +134,18 @@ impl Special {
         ids.chain(flags).collect()
     }
 
-    /// The entry that names exactly the EOS tokens of the model. Without it, tokens end a completion by their names.
-    pub(super) fn declared_entry(&self) -> (String, MetadataValue) {
+    /// The entries that name exactly the EOS tokens and the BOS token of the model. Without the first, tokens end a
+    /// completion by their names.
+    pub(super) fn declared_entries(&self) -> Vec<(String, MetadataValue)> {
         let ids = self.declared.iter().map(|id| id.cast_signed());
-        (
-            EOS_IDS_KEY.to_string(),
-            MetadataValue::I32Array(ids.collect()),
-        )
+        let eos = MetadataValue::I32Array(ids.collect());
+        let mut entries = vec![(EOS_IDS_KEY.to_string(), eos)];
+        if self.bos != self.declared_bos {
+            let bos = self.declared_bos.into_iter().map(u32::cast_signed);
+            let bos = MetadataValue::I32Array(bos.collect());
+            entries.push((BOS_IDS_KEY.to_string(), bos));
+        }
+        entries
     }
 }
 

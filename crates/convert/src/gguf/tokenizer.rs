@@ -89,6 +89,8 @@ pub(crate) fn metadata(
         );
     }
     let mut notes = settings.notes;
+    let writes_spaces = settings.spelling == Spelling::Spaces;
+    notes.extend(rules::normalizer_notes(&file, writes_spaces)?);
     let by_name = tokenizer.special_tokens();
     let has_eos = !model_dir.card.special.stop_ids(by_name.eos).is_empty();
     if !has_eos && spare.is_some() && spare == by_name.unk {
@@ -169,7 +171,7 @@ pub(crate) fn metadata(
     let prefixed = |(key, value)| (format!("tokenizer.ggml.{key}"), value);
     let entries = metadata.into_iter().map(prefixed);
     Ok(TokenizerMetadata {
-        entries: entries.chain([special.declared_entry()]).collect(),
+        entries: entries.chain(special.declared_entries()).collect(),
         notes,
     })
 }
@@ -288,16 +290,10 @@ fn byte_level(
     tokens: &[Option<String>],
     added: &HashMap<String, bool>,
 ) -> Result<TokenizerSettings, ConvertError> {
-    let normalizer = &file["normalizer"];
-    // `llama.cpp` does not normalize. Most text is in NFC already.
-    if !normalizer.is_null() && normalizer["type"] != "NFC" {
-        return unsupported(format!(
-            "its normalizer {} is not supported",
-            normalizer["type"]
-        ));
-    }
     if file["decoder"]["type"] != "ByteLevel" {
-        return unsupported("it is a byte-pair encoding of characters, not of bytes");
+        return unsupported(
+            "it is a byte-pair encoding of characters, not of bytes, without tokens for single bytes (`byte_fallback`)",
+        );
     }
     let merges = merges(file)?;
     let pre = &file["pre_tokenizer"];

@@ -86,6 +86,8 @@ pub fn export(
         let start = special.target_start(tokenizer.special_tokens().eos);
         config.insert("decoder_start_token_id".into(), json!(start));
     }
+    let mut generation = ids;
+    generation.extend(special.sampling_settings.clone());
     let dtype = match float {
         FloatType::F32 => "float32",
         FloatType::F16 => "float16",
@@ -95,7 +97,10 @@ pub fn export(
     ModelDir::replace(to, |new| {
         let write = |name: &str, text: &str| write_atomically(&new.join(name), text.as_bytes());
         write("config.json", &to_pretty(&Value::Object(config)))?;
-        write("generation_config.json", &to_pretty(&Value::Object(ids)))?;
+        write(
+            "generation_config.json",
+            &to_pretty(&Value::Object(generation)),
+        )?;
         write_atomically(&new.join("tokenizer.json"), &tokenizer_json)?;
         let settings = tokenizer_config(model_dir, &*tokenizer);
         write("tokenizer_config.json", &to_pretty(&settings))?;
@@ -121,15 +126,48 @@ pub fn export(
     Ok(kind.name())
 }
 
+/// Lists what `transformers` does differently with the tokenizer of `model_dir`, one sentence each.
+///
+/// # Errors
+/// Errors from reading the tokenizer.
+///
+/// ```
+/// use nextword_convert::hf_differences;
+/// use nextword_model::ModelDir;
+///
+/// let model = ModelDir::open("../../docs/models/letters".as_ref())?;
+/// assert!(hf_differences(&model)?.is_empty());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn differences(model_dir: &ModelDir) -> Result<Vec<String>, ConvertError> {
+    let json = tokenizer_files::json(model_dir)?;
+    let file: Value = serde_json::from_slice(&json).unwrap_or_default();
+    let is_words = file["model"]["type"] == "WordLevel" && file["pre_tokenizer"]["type"] != "Split";
+    // Without a note for characters: `export` writes those in another way.
+    Ok(if is_words && names_absent_unknown_token(&file) {
+        let note = "transformers ends with an error at a word that is not in the vocabulary, because the model has no unknown \
+            token; nextword leaves such words out. Train with data.tokenizer.unk = \"<unk>\" for texts with other words";
+        vec![note.to_string()]
+    } else {
+        Vec::new()
+    })
+}
+
+/// Whether the unknown token of a word tokenizer is not in its vocabulary.
+fn names_absent_unknown_token(file: &Value) -> bool {
+    let model = &file["model"];
+    let unknown = model["unk_token"].as_str().unwrap_or_default();
+    model["vocab"][unknown].is_null()
+}
+
 /// Whether a character tokenizer names an unknown token that its vocabulary does not have, as those of
 /// earlier versions: `transformers` rejects unknown characters then.
 fn lacks_unknown_token(tokenizer_json: &[u8]) -> bool {
     let file: Value = serde_json::from_slice(tokenizer_json).unwrap_or_default();
-    let model = &file["model"];
-    let unknown = model["unk_token"].as_str();
-    model["type"] == "WordLevel"
+    file["model"]["type"] == "WordLevel"
         && file["pre_tokenizer"]["type"] == "Split"
-        && unknown.is_some_and(|unknown| model["vocab"][unknown].is_null())
+        && file["model"]["unk_token"].is_string()
+        && names_absent_unknown_token(&file)
 }
 
 /// Makes `tokenizer.json` put the tokens of `special` around every text, and for imported models no others.

@@ -269,7 +269,10 @@ fn rolling_windows_give_each_target_all_the_context_that_fits() {
         for (document, len) in lens.iter().enumerate() {
             let mut done = prefix;
             while done < *len {
-                let end = (done + context).min(*len);
+                // The whole prefix precedes the first targets, if there is space for it.
+                let is_first = done == prefix;
+                let before = if is_first { prefix - 1 } else { 0 };
+                let end = (done + context.saturating_sub(before).max(1)).min(*len);
                 let start = end.saturating_sub(context + 1);
                 for at in done..end {
                     expected.push((id(document, start), at - start, id(document, at)));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum, ValueHint};
 use nextword_convert::{
     GgufType, export_gguf, export_gguf_lora, export_gguf_with_embedding, export_hf, export_peft,
-    export_peft_with_base_name, find_base, gguf_differences,
+    export_peft_with_base_name, find_base, gguf_differences, hf_differences,
 };
 use nextword_model::AdapterDir;
 use nextword_model::weights::FloatType;
@@ -148,6 +148,7 @@ pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<()> {
             };
             let kind = export_hf(&dir, dtype, &args.out)?;
             output::eprint_line(&format!("{out}: a `{kind}` model for transformers"));
+            print_notes(&hf_differences(&dir)?);
         }
         _ => {
             let dtype = args.dtype.to_gguf();
@@ -158,9 +159,7 @@ pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<()> {
                 }
             };
             output::eprint_line(&format!("{out}: a `{kind}` model for llama.cpp"));
-            for difference in gguf_differences(&dir)? {
-                output::eprint_line(&sanitize(&format!("note: {difference}")));
-            }
+            print_notes(&gguf_differences(&dir)?);
         }
     }
     Ok(())
@@ -199,10 +198,14 @@ fn export_adapter(args: &ExportArgs) -> anyhow::Result<()> {
             base.path.display()
         )));
     }
-    for note in exported.notes {
+    print_notes(&exported.notes);
+    Ok(())
+}
+
+fn print_notes(notes: &[String]) {
+    for note in notes {
         output::eprint_line(&sanitize(&format!("note: {note}")));
     }
-    Ok(())
 }
 
 /// Opens the adapter folder `path`, or the adapter of the run `path`.

@@ -65,7 +65,16 @@ pub(crate) fn run(args: &ImportArgs) -> anyhow::Result<()> {
             "path": args.out, "model_type": imported.model_type, "config": imported.config,
             "card": imported.card, "chat_template": imported.has_chat_template,
             "guessed_eos": imported.guessed_eos,
+            "eos_outside_vocabulary": imported.eos_outside_vocabulary,
         }));
+    }
+    let outside = &imported.eos_outside_vocabulary;
+    if !outside.is_empty() {
+        let outside: Vec<String> = outside.iter().map(ToString::to_string).collect();
+        output::eprint_line(&format!(
+            "note: EOS ids outside the vocabulary are left out: {}",
+            outside.join(", ")
+        ));
     }
     if let Some(eos) = &imported.guessed_eos {
         output::eprint_line(&sanitize(&format!(
