@@ -5,7 +5,7 @@ use std::path::Path;
 
 use nextword_data::{load_tokenizer, parse_tokenizer};
 use nextword_model::weights::{FloatType, layout, write_tensors};
-use nextword_model::{ModelCard, ModelConfig, ModelDir, TokenSource};
+use nextword_model::{ModelCard, ModelConfig, ModelDir, ModelOrigin, TokenSource};
 use serde_json::Value;
 
 use crate::folder::{Tensors, check_destination, is_pickle, pickle_error};
@@ -99,20 +99,9 @@ pub fn import_with(
     let guessed_eos = guessed.and_then(|id| tokenizer.id_to_token(id));
     let settings = json::read_value(&from.join("tokenizer_config.json"))?.unwrap_or_default();
     let templates = chat_templates::read(from, &settings)?;
-    let folder = from.canonicalize().unwrap_or_else(|_| from.to_path_buf());
-    let folder = folder.file_name().and_then(|name| name.to_str());
-    let (name, source) = match origin {
-        Some(origin) => (origin.name(), format!("imported from {origin}")),
-        None => {
-            let name = folder.unwrap_or("imported");
-            (
-                name,
-                format!("imported from the Hugging Face folder `{name}`"),
-            )
-        }
-    };
+    let (name, source) = name_and_source(from, origin);
     let card = ModelCard {
-        name: name.to_string(),
+        name,
         version: env!("CARGO_PKG_VERSION").to_string(),
         trained_on: format!("{source} ({})", kind.name()),
         origin: origin.cloned(),
@@ -155,6 +144,18 @@ pub fn import_with(
         guessed_eos,
         eos_outside_vocabulary,
     })
+}
+
+/// The name of the model in `from`, and where it is from.
+fn name_and_source(from: &Path, origin: Option<&ModelOrigin>) -> (String, String) {
+    if let Some(origin) = origin {
+        return (origin.name().to_string(), format!("imported from {origin}"));
+    }
+    let folder = from.canonicalize().unwrap_or_else(|_| from.to_path_buf());
+    let name = folder.file_name().and_then(|name| name.to_str());
+    let name = name.unwrap_or("imported");
+    let source = format!("imported from the Hugging Face folder `{name}`");
+    (name.to_string(), source)
 }
 
 /// Checks what can be checked of an [`import`] before the weights are in the folder `from`: its configuration, its

@@ -96,7 +96,8 @@ impl EvalWindows {
 
     /// Creates the windows with which lm-evaluation-harness scores documents (there: rolling windows). Every
     /// token of a document after its first `prefix` (at least one) is a target once. The first window begins with
-    /// the whole prefix, as far as it fits, and the last window of a document longer than the context is as long as the others: it repeats tokens before its targets.
+    /// the whole prefix, as far as it fits, and the last window of a document longer than the context is as long as
+    /// the others: it repeats tokens before its targets.
     ///
     /// # Errors
     /// As [`new`](Self::new).

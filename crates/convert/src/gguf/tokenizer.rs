@@ -65,6 +65,11 @@ pub(crate) struct TokenizerMetadata {
     pub(crate) notes: Vec<String>,
 }
 
+fn are_distinct(tokens: &[Option<String>]) -> bool {
+    let distinct: HashSet<&String> = tokens.iter().flatten().collect();
+    distinct.len() == tokens.iter().flatten().count()
+}
+
 /// The metadata of the model folder's tokenizer.
 pub(crate) fn metadata(
     model_dir: &ModelDir,
@@ -126,13 +131,8 @@ pub(crate) fn metadata(
             *token = settings.spelling.write(token);
         }
     }
-    if settings.spelling == Spelling::Spaces {
-        let distinct: HashSet<&String> = tokens.iter().flatten().collect();
-        if distinct.len() < tokens.iter().flatten().count() {
-            return unsupported(
-                "its vocabulary has both a space and `▁`, which represents a space",
-            );
-        }
+    if writes_spaces && !are_distinct(&tokens) {
+        return unsupported("its vocabulary has both a space and `▁`, which represents a space");
     }
     let kind = |(id, token): (usize, &Option<String>)| match token {
         None => UNUSED,
