@@ -33,8 +33,6 @@ pub(crate) struct Compiled {
     reads: Vec<String>,
     /// Methods that no value has here: conversations that call them are rejected.
     pub(crate) unknown_methods: Vec<String>,
-    /// Whether it goes through the parts of a content that is a list.
-    pub(crate) takes_parts: bool,
     /// Whether it has `{% generation %}` blocks.
     has_generation: bool,
     /// The same template with marks around the text of these blocks, made when it is first needed.
@@ -44,9 +42,7 @@ pub(crate) struct Compiled {
 impl Compiled {
     /// Parses a template, and finds out what it does with its input.
     pub(crate) fn new(source: &str) -> Result<Self, Error> {
-        let mut compiled = Self::compile(source, false)?;
-        compiled.takes_parts = compiled.shows_parts();
-        Ok(compiled)
+        Self::compile(source, false)
     }
 
     /// The template with [`functions::MARK_BEGIN`] and [`functions::MARK_END`] around the text of each
@@ -55,14 +51,7 @@ impl Compiled {
         if !self.has_generation {
             return None;
         }
-        let compile = || {
-            let compiled = Self::compile(&self.source, true).ok()?;
-            let takes_parts = self.takes_parts;
-            Some(Box::new(Self {
-                takes_parts,
-                ..compiled
-            }))
-        };
+        let compile = || Self::compile(&self.source, true).ok().map(Box::new);
         self.marked.get_or_init(compile).as_deref()
     }
 
@@ -91,7 +80,6 @@ impl Compiled {
             source: source.to_owned(),
             reads: reads.into_iter().collect(),
             unknown_methods,
-            takes_parts: false,
             has_generation: uses.has_generation,
             marked: OnceLock::new(),
         })
@@ -100,33 +88,6 @@ impl Compiled {
     /// Whether the template reads the variable `name`.
     pub(crate) fn has_place_for(&self, name: &str) -> bool {
         self.reads.iter().any(|read| read == name)
-    }
-
-    /// Whether the text of a content that is a list of parts appears in the prompt by itself. A template for
-    /// texts shows the list as Python would print it, or raises an error.
-    fn shows_parts(&self) -> bool {
-        const MARK: &str = "a part of a content";
-        let text = |text: &str| Json::from(text);
-        let part = Json::Object(vec![
-            ("type".to_owned(), text("text")),
-            ("text".to_owned(), text(MARK)),
-        ]);
-        let message = Json::Object(vec![
-            ("role".to_owned(), text("user")),
-            ("content".to_owned(), Json::List(vec![part])),
-        ]);
-        let variables = [
-            ("messages".to_owned(), Json::List(vec![message])),
-            ("tools".to_owned(), Json::Null),
-            ("documents".to_owned(), Json::Null),
-            ("add_generation_prompt".to_owned(), Json::Bool(true)),
-        ];
-        let shown = |prompt: String| {
-            let prompt = prompt.to_lowercase();
-            let quoted = [format!("'{MARK}'"), format!("\"{MARK}\"")];
-            prompt.contains(MARK) && !quoted.iter().any(|quoted| prompt.contains(quoted))
-        };
-        self.render(&variables).is_ok_and(shown)
     }
 
     /// Renders the template with `variables`, within its limits.

@@ -31,6 +31,7 @@
 mod arguments;
 mod builtin;
 mod compiled;
+mod content;
 mod conversation;
 mod cycler;
 mod error;

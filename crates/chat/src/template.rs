@@ -5,6 +5,7 @@ use std::path::Path;
 use std::{fs, io};
 
 use crate::compiled::Compiled;
+use crate::content::{Fields, kept_lists};
 use crate::message::set;
 use crate::{ChatError, Json, Message};
 
@@ -263,13 +264,6 @@ impl ChatTemplate {
         options: &RenderOptions<'_>,
     ) -> Result<String, ChatError> {
         check(template, options)?;
-        let prepare = |message: &Message| message.template_fields(template.takes_parts);
-        let mut messages: Vec<_> = messages.iter().map(prepare).collect();
-        let unfinished = if options.continue_final_message {
-            Some(mark_final_message(&mut messages, &template.source)?)
-        } else {
-            None
-        };
         let mut variables = self.tokens.clone();
         for (name, value) in options.variables {
             set(&mut variables, name, value.clone());
@@ -278,13 +272,27 @@ impl ChatTemplate {
             Some(items) => Json::List(items.to_vec()),
             None => Json::Null,
         };
-        let messages = messages.into_iter().map(Json::Object).collect();
-        set(&mut variables, "messages", Json::List(messages));
         set(&mut variables, "tools", list(options.tools));
         set(&mut variables, "documents", list(options.documents));
         let flag = Json::Bool(options.add_generation_prompt);
         set(&mut variables, "add_generation_prompt", flag);
-        let prompt = template.render(&variables)?;
+        let render = |messages: Fields| {
+            let mut variables = variables.clone();
+            let messages = messages.into_iter().map(Json::Object).collect();
+            set(&mut variables, "messages", Json::List(messages));
+            template.render(&variables)
+        };
+        let kept = kept_lists(messages, &render);
+        let messages = messages.iter().zip(kept);
+        let mut messages: Fields = messages
+            .map(|(message, kept)| message.template_fields(kept))
+            .collect();
+        let unfinished = if options.continue_final_message {
+            Some(mark_final_message(&mut messages, &template.source)?)
+        } else {
+            None
+        };
+        let prompt = render(messages)?;
         match unfinished {
             Some(text) => cut_at_mark(prompt, &text),
             None => Ok(prompt),
