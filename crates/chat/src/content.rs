@@ -43,7 +43,9 @@ pub(crate) fn kept_lists(
         }
         // Texts that are in the prompt only if they are joined.
         let mut joined = kept.clone();
-        absent.iter().for_each(|index| joined[*index] = false);
+        for index in &absent {
+            joined[*index] = false;
+        }
         if !absent.is_empty()
             && let Ok(prompt) = trial(&joined)
         {

@@ -119,6 +119,9 @@ pub enum ChatError {
 
 fn not_closed(closing: &str, id: Option<u32>, eos: &[u32]) -> String {
     let hint = match id {
+        None if eos.is_empty() => {
+            "train with an EOS token, data.tokenizer.eos = \"<EOS>\", or set data.eos_token to the token that ends a message"
+        }
         None if !closing.is_empty() => {
             "use data.chat_template = \"plain\", which works with every vocabulary, or a template whose messages end with a \
              token of this model"

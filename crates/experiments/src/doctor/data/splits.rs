@@ -17,6 +17,9 @@ const MIN_VALIDATION_SHARE: f64 = 0.005;
 /// than 0.1.
 const MAX_DIVERGENCE: f64 = 0.08;
 
+/// Fewer documents cannot be divided so that both splits have each kind of text.
+const MIN_DOCUMENTS: usize = 10;
+
 /// Checks the splits of `dataset`.
 pub(super) fn check(
     config: &RunConfig,
@@ -32,9 +35,19 @@ pub(super) fn check(
     let [train, validation] =
         [&dataset.train, &dataset.validation].map(|tokens| text(dataset, tokens));
     let (train, validation) = (train?, validation?);
-    findings.extend(different(config, &train, &validation));
+    findings.extend(different(
+        config,
+        document_count(dataset),
+        &train,
+        &validation,
+    ));
     findings.extend(leakage::check(&train, &validation));
     Ok(findings)
+}
+
+/// Documents in both splits; one that is divided between them counts twice.
+fn document_count(dataset: &Dataset) -> usize {
+    dataset.train.document_count() + dataset.validation.document_count()
 }
 
 /// The text of a split.
@@ -106,7 +119,12 @@ fn long_documents(config: &RunConfig, dataset: &Dataset) -> Option<Finding> {
 }
 
 /// Compares the frequencies of bytes.
-fn different(config: &RunConfig, train: &str, validation: &str) -> Option<Finding> {
+fn different(
+    config: &RunConfig,
+    documents: usize,
+    train: &str,
+    validation: &str,
+) -> Option<Finding> {
     if validation.len() < MIN_VALIDATION {
         return None;
     }
@@ -116,6 +134,9 @@ fn different(config: &RunConfig, train: &str, validation: &str) -> Option<Findin
     }
     let example: String = validation.chars().take(60).collect();
     let fix = match config.data.split.by {
+        SplitBy::Tail if documents < MIN_DOCUMENTS => {
+            "add text of this kind to the training text, before its end, or set data.separator to divide it into documents"
+        }
         SplitBy::Tail => {
             "set data.split.by = \"documents\", so that each kind of text is in both splits"
         }

@@ -271,10 +271,7 @@ pub(super) fn end_lines(
             }
             ModelUse::Fill => format!("    {program} fill {folder}{prompt}"),
         });
-        // The others are not explained.
-        if matches!(model_use, ModelUse::Generate | ModelUse::Chat) {
-            lines.push(format!("    {program} explain {folder}{prompt}"));
-        }
+        lines.push(format!("    {program} explain {folder}{prompt}"));
         lines.push(format!("    {program} plot {folder}"));
     }
     lines

@@ -74,7 +74,8 @@ fn measurement(run: &Path) -> Option<RunMeasurement> {
     Some(RunMeasurement {
         tokens_per_second: newest.and_then(|line| line.tokens_per_second),
         seconds: lines.last()?.elapsed,
-        peak_memory: None,
+        // The largest that was logged: the peak between two lines is not known.
+        peak_memory: lines.iter().filter_map(|line| line.memory).max(),
     })
 }
 

@@ -77,7 +77,13 @@ fn to_lines(args: &InspectArgs, dir: &ModelDir, size: u64) -> anyhow::Result<Vec
     card_lines(&dir.card, &mut lines);
     let parameters = Parameters::from(dir.config.parameter_counts());
     let total = count(parameters.total as u64, "parameter");
+    let formats = dir.block_formats()?;
     let bits = match dir.bits()? {
+        // Of other formats than one for the embedding and one for the rest.
+        (Some(_), _) if formats.len() > 2 => {
+            let bits = 8.0 * size as f64 / parameters.total.max(1) as f64;
+            format!(", {bits:.1} bits per weight on average")
+        }
         (Some(bits), Some(embedding)) if bits != embedding => {
             format!(", {bits} bits per weight ({embedding} in embedding and output layer)")
         }
@@ -85,7 +91,6 @@ fn to_lines(args: &InspectArgs, dir: &ModelDir, size: u64) -> anyhow::Result<Vec
         (None, _) => String::new(),
     };
     lines.push(format!("\n{total}, {} on disk{bits}", bytes(size)));
-    let formats = dir.block_formats()?;
     let parts: Vec<String> = formats
         .iter()
         .map(|(format, n)| {

@@ -220,7 +220,10 @@ fn end_of_run_suggests_next_commands() {
         lines.contains("nextword fill 'runs/my run' 'a ___ c'"),
         "{lines}"
     );
-    assert!(!lines.contains("explain"), "{lines}");
+    assert!(
+        lines.contains("nextword explain 'runs/my run' 'a ___ c'"),
+        "{lines}"
+    );
 }
 
 #[test]
