@@ -39,7 +39,7 @@ pub(crate) fn kept_lists(
             if !prompt.contains(&mark(index)) {
                 absent.push(index);
             }
-            kept[index] = !prints_list(&prompt, index);
+            kept[index] = !prints_list(&prompt, &mark(index));
         }
         // Texts that are in the prompt only if they are joined.
         let mut joined = kept.clone();
@@ -57,7 +57,10 @@ pub(crate) fn kept_lists(
             return kept;
         }
     }
-    vec![false; messages.len()]
+    // It may be the marks that the template rejects.
+    let fields = messages.iter().map(|message| message.template_fields(true));
+    let takes_lists = render(fields.collect()).is_ok_and(|prompt| !prints_list(&prompt, ""));
+    vec![takes_lists; messages.len()]
 }
 
 fn mark(index: usize) -> String {
@@ -87,10 +90,10 @@ fn trial_fields(message: &Message, index: usize, kept: bool) -> Vec<(String, Jso
     fields
 }
 
-/// Whether the prompt has the list itself, as Python or JSON writes it.
-fn prints_list(prompt: &str, index: usize) -> bool {
+/// Whether the prompt has a list itself, as Python or JSON writes it, with a text that begins with `start`.
+fn prints_list(prompt: &str, start: &str) -> bool {
     ['\'', '"'].into_iter().any(|q| {
-        let text = format!("{q}text{q}: {q}{}", mark(index));
+        let text = format!("{q}text{q}: {q}{start}");
         let typed = format!("[{{{q}type{q}: {q}text{q}, {text}");
         prompt.contains(&typed) || prompt.contains(&format!("[{{{text}"))
     })
@@ -145,6 +148,7 @@ mod tests {
             (with("{% if messages[0].role != 'system' %}{{ raise_exception('x') }}{% endif %}"), plain),
             (with("{% if messages|length < 2 %}{{ raise_exception('x') }}{% endif %}"), plain),
             (with("{{ mode.upper() }}"), "X<system>Sys<user>hiyou"),
+            (with("{% if messages[0].content[0].text != 'Sys' %}{{ raise_exception('x') }}{% endif %}"), plain),
             (of("{{ p.text[:3] }}"), plain),
             (of("'{{ p.text }}'"), "<system>'Sys'<user>'hi''you'"),
             (of("{{ [p.text] }}"), "<system>['Sys']<user>['hi']['you']"),

@@ -82,7 +82,7 @@ function architecturesBody(panel) {
         row("attention within the prompt", "unmasked: each token sees all others, also later ones", "masked: each token sees itself and earlier ones"),
         row("attention within the answer", "masked", "masked, and it also sees the prompt"),
         row("from prompt to answer", "encoder-decoder attention: queries of the answer, keys and values of the prompt", "the same masked self-attention; nothing else is needed"),
-        row("trained on", "pairs of input and output, such as translations; the loss counts the output", "any text; the loss counts every token, also those of the prompt"),
+        row("trained on", "pairs of input and output, such as translations; the loss counts the output", "any text; the loss can count every token, also those of the prompt"),
         row("calculations for a prompt", "once by the encoder, then the decoder looks back at it", "once in the prefill, then its keys and values are reused"),
         row("examples", architecture === "encoder_decoder" ? "the Transformer of 2017, T5, Whisper, and this model" : "the Transformer of 2017, T5, Whisper", architecture === "decoder" ? "GPT, Llama, and this model" : "GPT, Llama"),
       ),

@@ -46,7 +46,7 @@ function architectureTexts(architecture) {
         ? "The decoder predicts the next token of the output at every position: training uses all of them at once."
         : isPrefix
           ? "The model predicts the next token at every position. Within the prompt this is not a question: its tokens see the ones that follow."
-        : "The model predicts the next token at every position, also within the prompt: training uses all of them at once.",
+        : "The model predicts the next token at every position, also within the prompt: training can use all of them at once.",
     whyEveryPosition: isMasked
       ? "In training some tokens are hidden, and the loss counts these alone: to see the answer would be no exercise."
       : isPrefix

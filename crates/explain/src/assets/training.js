@@ -33,7 +33,7 @@ function trainingBody(panel) {
     ),
     moreButton(rows.more, "tokens", "losses"),
     h("p", { class: "soft" }, "p is the probability that the model gives to the next token. The loss is 0 if p is 100 %, and grows without limit as p falls."),
-    h("p", {}, "In training, the next tokens are given by the text, so that every position is graded at once. The optimizer then moves each weight a little against its gradient, the direction in which the loss would grow."),
+    h("p", {}, "In training, the next tokens are given by the text, so that every position can be graded at once. The optimizer then moves each weight a little against its gradient, the direction in which the loss would grow."),
     steps.length
       ? steps.map((step) => gradientStep(panel, step))
       : h("p", { class: "soft" }, "No step is shown: the model or the prompt is too large for it, or no small step lowers the loss."),
