@@ -384,6 +384,7 @@ fn special_tokens_of_other_programs_are_read() {
     reopened(&dir, &file, declared(&[257]));
     let mut valid = RawFile::read(&dir.path("model.gguf"));
     valid.remove("nextword.eos_token_ids");
+    valid.remove("nextword.bos_token_ids");
     valid.remove("tokenizer.ggml.bos_token_id");
     let path = dir.path("changed.gguf");
     let id = |id: u32| u32_value(id);

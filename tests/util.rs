@@ -156,6 +156,13 @@ pub(crate) fn nextword() -> Command {
         let mut build = Command::new(env!("CARGO"));
         build.args(["build", "--quiet", "--package", "nextword", "--target-dir"]);
         build.arg(profile.parent().unwrap()).current_dir(root());
+        // Set for the tests by the cargo that runs them; build scripts that read them would run again, and before the
+        // next build once more.
+        for (name, _) in std::env::vars() {
+            if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
+                build.env_remove(name);
+            }
+        }
         if profile.ends_with("release") {
             build.arg("--release");
         }
