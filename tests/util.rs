@@ -156,10 +156,10 @@ pub(crate) fn nextword() -> Command {
         let mut build = Command::new(env!("CARGO"));
         build.args(["build", "--quiet", "--package", "nextword", "--target-dir"]);
         build.arg(profile.parent().unwrap()).current_dir(root());
-        // Set for the tests by the cargo that runs them; build scripts that read them would run again, and before the
-        // next build once more.
-        for (name, _) in std::env::vars() {
-            if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
+        // Cargo sets these for the tests. Build scripts that read them would run again.
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
                 build.env_remove(name);
             }
         }

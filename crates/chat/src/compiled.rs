@@ -40,7 +40,7 @@ pub(crate) struct Compiled {
 }
 
 impl Compiled {
-    /// Parses a template, and finds out what it does with its input.
+    /// Parses a template.
     pub(crate) fn new(source: &str) -> Result<Self, Error> {
         Self::compile(source, false)
     }

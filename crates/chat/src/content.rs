@@ -9,58 +9,71 @@ pub(crate) type Fields = Vec<Vec<(String, Json)>>;
 /// Around the number of a message, the text of its parts in a trial. Few texts have this letter, and it has no upper case.
 const MARK: char = 'ꙮ';
 
-/// For each message, whether its content stays a list of parts where it is one. A template for texts prints a list as
-/// Python does, leaves it out or raises an error, and then gets the joined text. Many templates do so only for some roles, or
-/// only in some conversations: the answer is what `render` makes of this one, with a mark for the text of each part.
-pub(crate) fn kept_lists(
-    messages: &[Message],
-    render: &dyn Fn(Fields) -> Result<String, ChatError>,
-) -> Vec<bool> {
+/// Renders the template with these messages.
+type Render<'a> = dyn Fn(Fields) -> Result<String, ChatError> + 'a;
+
+/// For each message, whether a content that is a list of parts stays one. A template for texts prints a list as Python does,
+/// leaves it out or raises an error, and then gets the joined text. Many templates do so only for some roles, or only in
+/// some conversations: the answer is what `render` makes of this one, with a mark in place of the text of each part.
+pub(crate) fn kept_lists(messages: &[Message], render: &Render<'_>) -> Vec<bool> {
+    let all = vec![true; messages.len()];
     if !messages.iter().any(Message::has_parts) {
-        return vec![true; messages.len()];
+        return all;
     }
+    let of_users = messages.iter().map(|m| m.role() == Role::User).collect();
+    let found = [all, of_users]
+        .into_iter()
+        .find_map(|kept| without_lost_texts(messages, kept, render));
+    found.unwrap_or_else(|| {
+        // It may be the marks that the template rejects.
+        let fields = messages.iter().map(|message| message.template_fields(true));
+        let takes_lists =
+            render(fields.collect()).is_ok_and(|prompt| !prints_list(&prompt.to_lowercase(), ""));
+        vec![takes_lists; messages.len()]
+    })
+}
+
+/// `kept` without the lists that the template prints as such, and those whose text is in the prompt only if it is joined.
+/// `None` if the template rejects the conversation.
+fn without_lost_texts(
+    messages: &[Message],
+    mut kept: Vec<bool>,
+    render: &Render<'_>,
+) -> Option<Vec<bool>> {
     let trial = |kept: &[bool]| {
         let messages = messages.iter().zip(kept).enumerate();
         let fields = messages.map(|(index, (message, kept))| trial_fields(message, index, *kept));
-        render(fields.collect())
+        Some(render(fields.collect()).ok()?.to_lowercase())
     };
-    let all = vec![true; messages.len()];
-    let of_users = messages.iter().map(|m| m.role() == Role::User).collect();
-    for mut kept in [all, of_users] {
-        let Ok(prompt) = trial(&kept) else {
-            continue;
-        };
-        let prompt = prompt.to_lowercase();
-        let mut absent = Vec::new();
-        for (index, message) in messages.iter().enumerate() {
-            if !(kept[index] && message.has_parts()) {
-                continue;
-            }
-            if !prompt.contains(&mark(index)) {
-                absent.push(index);
-            }
-            kept[index] = !prints_list(&prompt, &mark(index));
-        }
-        // Texts that are in the prompt only if they are joined.
+    let prompt = trial(&kept)?;
+    let lists: Vec<usize> = (0..messages.len())
+        .filter(|index| kept[*index] && messages[*index].has_parts())
+        .collect();
+    let (shown, absent): (Vec<usize>, Vec<usize>) = lists
+        .into_iter()
+        .partition(|index| prompt.contains(&mark(*index)));
+    let printed: Vec<usize> = shown
+        .into_iter()
+        .filter(|index| prints_list(&prompt, &mark(*index)))
+        .collect();
+    if printed.is_empty() && absent.is_empty() {
+        return Some(kept);
+    }
+    for index in &printed {
+        kept[*index] = false;
+    }
+    if !absent.is_empty() {
         let mut joined = kept.clone();
         for index in &absent {
             joined[*index] = false;
         }
-        if !absent.is_empty()
-            && let Ok(prompt) = trial(&joined)
-        {
+        if let Some(prompt) = trial(&joined) {
             for index in absent {
-                kept[index] = !prompt.to_lowercase().contains(&mark(index));
+                kept[index] = !prompt.contains(&mark(index));
             }
         }
-        if trial(&kept).is_ok() {
-            return kept;
-        }
     }
-    // It may be the marks that the template rejects.
-    let fields = messages.iter().map(|message| message.template_fields(true));
-    let takes_lists = render(fields.collect()).is_ok_and(|prompt| !prints_list(&prompt, ""));
-    vec![takes_lists; messages.len()]
+    trial(&kept).map(|_| kept)
 }
 
 fn mark(index: usize) -> String {

@@ -92,8 +92,8 @@ pub fn import_with(
             ConvertError::source(&tokenizer_path, problem)
         })?;
     let file: Value = serde_json::from_str(&tokenizer_json).unwrap_or_default();
-    let special = special_tokens::read(from, kind, &*tokenizer, &file, config.vocab_size)?;
-    let eos_outside_vocabulary = special_tokens::eos_outside(from, config.vocab_size)?;
+    let (special, eos_outside_vocabulary) =
+        special_tokens::read(from, kind, &*tokenizer, &file, config.vocab_size)?;
     let is_guess = special.source == Some(TokenSource::Guessed);
     let guessed = special.document_eos_id.filter(|_| is_guess);
     let guessed_eos = guessed.and_then(|id| tokenizer.id_to_token(id));

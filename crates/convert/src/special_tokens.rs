@@ -13,14 +13,15 @@ use crate::{ConvertError, json};
 
 /// Reads the special tokens that the folder `from` declares. Each role is taken from the first file that
 /// names a token for it, in the order that transformers uses: `generation_config.json`, `config.json`, the
-/// tokenizer's settings, and the defaults of the model type. `vocab_size` is the model's.
+/// tokenizer's settings, and the defaults of the model type. `vocab_size` is the model's. Also returns the EOS ids in the files
+/// that this vocabulary does not have.
 pub(crate) fn read(
     from: &Path,
     kind: ModelType,
     tokenizer: &dyn Tokenizer,
     tokenizer_json: &Value,
     vocab_size: usize,
-) -> Result<ModelTokens, ConvertError> {
+) -> Result<(ModelTokens, Vec<u32>), ConvertError> {
     let files = Files::read(from)?;
     let text = |role: &str| files.token_text(&format!("{role}_token"));
     let id_of = |text: &Option<String>| {
@@ -86,7 +87,7 @@ pub(crate) fn read(
     let target_start = first(declared("decoder_start", None)).or(eos_ids.first().copied());
     let target_start = target_start.filter(|_| kind == ModelType::Bart);
     let document_eos = tokenizer_eos.filter(|id| eos_ids.contains(id));
-    Ok(ModelTokens {
+    let tokens = ModelTokens {
         bos_id,
         bos_token,
         eos_token,
@@ -103,24 +104,8 @@ pub(crate) fn read(
         further_settings: files.further_settings(),
         sampling_settings: files.sampling_settings(),
         source: Some(source),
-    })
-}
-
-/// The EOS ids of `generation_config.json` and `config.json` that a vocabulary of `vocab_size` ids does not have. Of
-/// `config.json` only if it is asked, because the former has no other id.
-pub(crate) fn eos_outside(from: &Path, vocab_size: usize) -> Result<Vec<u32>, ConvertError> {
-    let files = Files::read(from)?;
-    let mut outside = Vec::new();
-    for file in [&files.generation, &files.config] {
-        let (known, others): (Vec<u32>, Vec<u32>) = ids(&file["eos_token_id"])
-            .into_iter()
-            .partition(|id| (*id as usize) < vocab_size);
-        outside.extend(others);
-        if !known.is_empty() {
-            break;
-        }
-    }
-    Ok(outside)
+    };
+    Ok((tokens, files.eos_outside(vocab_size)))
 }
 
 /// Settings that name special tokens without a role of their own, in older and newer versions of transformers.
@@ -166,6 +151,22 @@ impl Files {
             Some((key.to_string(), value.clone()))
         };
         FURTHER_SETTINGS.into_iter().filter_map(setting).collect()
+    }
+
+    /// The EOS ids of `generation_config.json` and `config.json` that a vocabulary of `vocab_size` ids does not have; of the
+    /// latter only if the former has no other.
+    fn eos_outside(&self, vocab_size: usize) -> Vec<u32> {
+        let mut outside = Vec::new();
+        for file in [&self.generation, &self.config] {
+            let (known, others): (Vec<u32>, Vec<u32>) = ids(&file["eos_token_id"])
+                .into_iter()
+                .partition(|id| (*id as usize) < vocab_size);
+            outside.extend(others);
+            if !known.is_empty() {
+                break;
+            }
+        }
+        outside
     }
 
     fn sampling_settings(&self) -> BTreeMap<String, Value> {

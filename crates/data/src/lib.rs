@@ -99,4 +99,4 @@ pub use tokenizer::{
     parse_tokenizer, parse_tokenizer_with_roles, special_token,
 };
 pub use tokens::Tokens;
-pub use window::{Order, Packing};
+pub use window::{Order, Packing, first_window_targets};

@@ -191,7 +191,7 @@ impl DocumentWindows {
         for document in 0..tokens.document_count() {
             let targets = tokens.document(document).len().saturating_sub(prefix);
             if targets > 0 {
-                let others = targets.saturating_sub(first_targets(context_length, prefix));
+                let others = targets.saturating_sub(first_window_targets(context_length, prefix));
                 count += 1 + others.div_ceil(context_length) as u64;
             }
             all_targets += targets as u64;
@@ -239,7 +239,7 @@ impl DocumentWindows {
         let document = self.tokens.document(after.saturating_sub(1));
         let window_in_document = window - self.first_window[after.saturating_sub(1)] as usize;
         let first_target = document.start + self.prefix;
-        let first_end = first_target + first_targets(self.context_length, self.prefix);
+        let first_end = first_target + first_window_targets(self.context_length, self.prefix);
         let targets = match window_in_document.checked_sub(1) {
             None => first_target..first_end,
             Some(before) => {
@@ -251,7 +251,8 @@ impl DocumentWindows {
     }
 }
 
-/// Targets of the first window of a document: as many as leave space for the whole prefix, which is before them.
-fn first_targets(context_length: usize, prefix: usize) -> usize {
+/// The number of targets in the first window of a document that begins with `prefix` tokens (at least one) before its text:
+/// as many as leave space for all of them.
+pub fn first_window_targets(context_length: usize, prefix: usize) -> usize {
     (context_length + 1).saturating_sub(prefix).max(1)
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::io::BufRead;
 
 use burn::tensor::{Int, Tensor, TensorData};
-use nextword_data::{DataError, Encoding, IGNORE, TokenBatch, Tokenizer};
+use nextword_data::{DataError, Encoding, IGNORE, TokenBatch, Tokenizer, first_window_targets};
 use nextword_model::{ForwardContext, KvCache, ModelTokens, Transformer, weights};
 use serde::Serialize;
 use serde_json::Value;
@@ -387,8 +387,7 @@ impl Scorer<'_> {
         let ids = [start.as_slice(), text].concat();
         let context_length = self.model.config().context_length;
         let (mut sum, mut done) = (0.0, start.len());
-        // The first window has the whole start.
-        let mut targets = (context_length + 1).saturating_sub(start.len()).max(1);
+        let mut targets = first_window_targets(context_length, start.len());
         while done < ids.len() {
             let end = ids.len().min(done + targets);
             targets = context_length;

@@ -33,8 +33,8 @@ pub(super) fn check_added_tokens(file: &Value) -> Result<(), ConvertError> {
     Ok(())
 }
 
-/// Normalizers that leave most text as it is.
-const MILD_NORMALIZERS: [&str; 6] = ["NFC", "NFD", "NFKC", "NFKD", "Nmt", "Precompiled"];
+/// Unicode normalization, which leaves most text as it is.
+const UNICODE_NORMALIZERS: [&str; 6] = ["NFC", "NFD", "NFKC", "NFKD", "Nmt", "Precompiled"];
 
 /// A note for each normalizer that `llama.cpp` does not apply. Those that change most texts are errors. `▁` for spaces can
 /// be expressed if the vocabulary `writes_spaces` so.
@@ -56,7 +56,7 @@ pub(super) fn normalizer_notes(
         if is_expressible {
             continue;
         }
-        if !MILD_NORMALIZERS.contains(&kind) {
+        if !UNICODE_NORMALIZERS.contains(&kind) {
             return unsupported(format!("its normalizer {kind:?} is not supported"));
         }
         notes.push(format!(

@@ -160,9 +160,9 @@ fn boundaries(documents: &[String]) -> Option<Finding> {
         let lines = documents.iter().flat_map(|text| text.lines());
         lines.filter(|line| line.trim_end() == rule).count()
     };
-    // A single one within a line may be a text about such marks.
-    let is_line = |mark: &str| mark.chars().all(char::is_control) || rule_count(mark) > 0;
-    let least = |mark| if is_line(mark) { 1 } else { 2 };
+    // A single one within a line may be in a text about such marks.
+    let is_alone = |mark: &str| mark == "\u{c}" || rule_count(mark) > 0;
+    let least = |mark| if is_alone(mark) { 1 } else { 2 };
     let marks = BOUNDARIES
         .iter()
         .map(|mark| (*mark, count(mark), least(mark)));

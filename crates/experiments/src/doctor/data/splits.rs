@@ -135,7 +135,7 @@ fn different(
     let example: String = validation.chars().take(60).collect();
     let fix = match config.data.split.by {
         SplitBy::Tail if documents < MIN_DOCUMENTS => {
-            "add text of this kind to the training text, before its end, or set data.separator to divide it into documents"
+            "add text of this kind to the training text, before its end, or set data.separator to divide the text into documents"
         }
         SplitBy::Tail => {
             "set data.split.by = \"documents\", so that each kind of text is in both splits"

@@ -203,6 +203,33 @@ fn the_split_by_documents_mends_what_the_tail_breaks() {
     assert_eq!(kinds(&config), []);
 }
 
+#[test]
+fn one_text_is_not_to_be_split_by_documents() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut text = stories(300).join(" ");
+    text.push_str(&text[..text.len() / 5].to_uppercase());
+    let config = config(folder.path(), text);
+    let findings = check_data(&config).unwrap().findings;
+    assert_eq!(findings[0].kind, FindingKind::DifferentSplits);
+    assert!(findings[0].fix.contains("data.separator"), "{findings:?}");
+}
+
+#[test]
+fn a_single_mark_within_a_line_separates_no_documents() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = stories(300).join("\n\n");
+    for (mark, expected) in [
+        (" The mark <|endoftext|> ends a text. ", &[][..]),
+        ("\n<|endoftext|>\n", &[FindingKind::MissingBoundaries]),
+    ] {
+        let middle = text.len() / 2;
+        let text = format!("{}{mark}{}", &text[..middle], &text[middle..]);
+        let mut config = config(folder.path(), text);
+        config.data.separator = None;
+        assert_eq!(kinds(&config), expected, "{mark:?}");
+    }
+}
+
 /// Conversations of one, and of many, letters.
 fn chats(folder: &Path, lengths: &[usize]) -> RunConfig {
     let line = |length: &usize| {
